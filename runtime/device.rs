@@ -1,0 +1,204 @@
+//! Devices: opening them by name, and memory on them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::backend::cpu::CpuBackend;
+use crate::backend::trace::TraceBackend;
+use crate::backend::{Backend, Buffer, Caps, MemoryUse, Target};
+use crate::error::{Error, Result};
+use crate::tensor::{HostTensor, Tensor, TensorDesc};
+
+/// How a device is opened. The default takes everything that the device offers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeviceOptions {
+    /// Host threads of the CPU device; one per core where `None`.
+    pub threads: Option<usize>,
+    /// Work within WebGPU's default limits, even where the adapter has larger ones.
+    pub default_limits: bool,
+    /// A smaller limit for one binding, in bytes (tests of splitting).
+    pub max_binding: Option<u64>,
+    /// Do without f16 in kernels.
+    pub no_f16: bool,
+    /// Do without subgroup operations.
+    pub no_subgroups: bool,
+    /// Keep the bounds and loop checks of the shader compiler, which trusted kernels do without.
+    pub checked: bool,
+}
+
+/// A device that the machine offers, or one that was expected and is missing.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The name to open it by: `cpu`, `wgpu:0`, `cuda:0`.
+    pub name: String,
+    /// Its limits and features, or why it is missing.
+    pub caps: std::result::Result<Caps, String>,
+}
+
+struct Shared {
+    name: String,
+    id: u64,
+    backend: Arc<dyn Backend>,
+}
+
+/// Where plans run. Cloning shares the device.
+#[derive(Clone)]
+pub struct Device(Arc<Shared>);
+
+impl Device {
+    /// Opens a device by name: `auto` (the best present), `cpu`, `wgpu:0`, `cuda:0`, or `trace` (plans without running;
+    /// `trace:cpu`, `trace:wgpu` and `trace:cuda` choose the kernel language).
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] says why it cannot be had.
+    pub fn open(name: &str) -> Result<Device> {
+        Device::open_with(name, &DeviceOptions::default())
+    }
+
+    /// Opens a device by name with options.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] says why it cannot be had.
+    pub fn open_with(name: &str, options: &DeviceOptions) -> Result<Device> {
+        let none = |reason: String| Error::NoDevice { name: name.into(), reason };
+        let (kind, index) = match name.split_once(':') {
+            Some((kind, rest)) => (kind, Some(rest)),
+            None => (name, None),
+        };
+        let number = || -> Result<usize> {
+            index.unwrap_or("0").parse().map_err(|_| none("the part after the colon must be a number".into()))
+        };
+        let (name, backend): (String, Arc<dyn Backend>) = match (kind, index) {
+            ("auto", None) => return Device::open_best(options),
+            ("cpu", None) => ("cpu".into(), Arc::new(CpuBackend::new(options.threads)?)),
+            ("trace", _) => {
+                let target = match index {
+                    Some("cpu") => Target::Cpu,
+                    None | Some("wgpu") => Target::Wgsl,
+                    Some("cuda") => Target::Cuda,
+                    Some(other) => return Err(none(format!("no kernel language {other:?}; known: cpu, wgpu, cuda"))),
+                };
+                (name.into(), Arc::new(TraceBackend::new(target)))
+            }
+            ("wgpu", _) => (format!("wgpu:{}", number()?), open_wgpu(number()?, options)?),
+            ("cuda", _) => (format!("cuda:{}", number()?), open_cuda(number()?)?),
+            _ => return Err(none("known names: auto, cpu, wgpu:N, cuda:N, trace".into())),
+        };
+        Ok(Device::from_backend(name, backend))
+    }
+
+    /// A device over a backend of one's own.
+    pub fn from_backend(name: impl Into<String>, backend: Arc<dyn Backend>) -> Device {
+        // Only to tell devices apart in the weights' list of residences; never zero, never reused.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Device(Arc::new(Shared { name: name.into(), id: NEXT.fetch_add(1, Ordering::Relaxed), backend }))
+    }
+
+    /// The fastest device present: CUDA, then a GPU through wgpu, then the CPU. A software Vulkan driver is never chosen:
+    /// the CPU device is faster.
+    fn open_best(options: &DeviceOptions) -> Result<Device> {
+        if let Ok(cuda) = Device::open_with("cuda:0", options) {
+            return Ok(cuda);
+        }
+        match best_wgpu_adapter() {
+            Some(index) => Device::open_with(&format!("wgpu:{index}"), options),
+            None => Device::open_with("cpu", options),
+        }
+    }
+
+    /// Every device the machine offers, and why one that was expected is missing.
+    pub fn list() -> Vec<Found> {
+        let mut found = Vec::new();
+        let cpu = CpuBackend::new(None).map(|b| b.caps().clone()).map_err(|e| e.to_string());
+        found.push(Found { name: "cpu".into(), caps: cpu });
+        found.extend(list_wgpu());
+        let cuda = open_cuda(0).map(|b| b.caps().clone()).map_err(|e| reason_of(&e));
+        found.push(Found { name: "cuda:0".into(), caps: cuda });
+        found
+    }
+
+    /// The name it was opened by (`auto` resolved).
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Limits and features.
+    pub fn caps(&self) -> &Caps {
+        self.0.backend.caps()
+    }
+
+    /// Bytes held on the device by this engine.
+    pub fn memory(&self) -> MemoryUse {
+        self.0.backend.memory()
+    }
+
+    /// Copies a host tensor to the device.
+    ///
+    /// # Errors
+    /// The device's errors.
+    pub fn tensor(&self, host: &HostTensor) -> Result<Tensor> {
+        let tensor = self.empty(host.desc(), "a tensor")?;
+        self.0.backend.write(&*tensor.buffer, 0, host.bytes())?;
+        Ok(tensor)
+    }
+
+    /// A device tensor with arbitrary contents.
+    pub(crate) fn empty(&self, desc: TensorDesc, what: &str) -> Result<Tensor> {
+        let buffer = self.allocate(desc.bytes(), what)?;
+        Ok(Tensor { device: self.clone(), buffer, desc })
+    }
+
+    pub(crate) fn allocate(&self, bytes: u64, what: &str) -> Result<Arc<dyn Buffer>> {
+        // Devices copy and bind in whole words.
+        self.0.backend.allocate(bytes.next_multiple_of(16).max(16), what)
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.0.backend
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({}: {})", self.name(), self.caps().name)
+    }
+}
+
+fn reason_of(e: &Error) -> String {
+    match e {
+        Error::NoDevice { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn open_cuda(index: usize) -> Result<Arc<dyn Backend>> {
+    let reason = if cfg!(feature = "cuda") {
+        "this version has no CUDA backend yet; NVIDIA cards run through wgpu"
+    } else {
+        "built without the feature `cuda`"
+    };
+    Err(Error::NoDevice { name: format!("cuda:{index}"), reason: reason.into() })
+}
+
+#[cfg(feature = "wgpu")]
+use crate::backend::wgpu::{best_adapter as best_wgpu_adapter, list as list_wgpu, open as open_wgpu};
+
+#[cfg(not(feature = "wgpu"))]
+fn open_wgpu(index: usize, _: &DeviceOptions) -> Result<Arc<dyn Backend>> {
+    Err(Error::NoDevice { name: format!("wgpu:{index}"), reason: "built without the feature `wgpu`".into() })
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn list_wgpu() -> Vec<Found> {
+    vec![Found { name: "wgpu:0".into(), caps: Err("built without the feature `wgpu`".into()) }]
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn best_wgpu_adapter() -> Option<usize> {
+    None
+}

@@ -1,0 +1,33 @@
+//! Tensors, graphs, memory, time and devices.
+//!
+//! This crate knows how a graph of opaque operations becomes memory and launches on a device, and how they are run and
+//! timed. It must not know any operation: there is no convolution, norm or attention here, only the [`Op`] trait that
+//! `muybridge-kernels` implements. Its `backend` modules are the only code of the engine that calls a driver.
+//!
+//! The three main types are [`Graph`] (what to compute), [`Plan`] (a graph bound to a device: kernels chosen and compiled,
+//! every activation at its place in one arena) and [`Device`] (where it runs).
+
+pub mod arena;
+pub mod backend;
+mod device;
+mod error;
+mod graph;
+mod op;
+mod plan;
+mod profile;
+pub mod source;
+mod tensor;
+mod weight;
+
+pub use backend::{Caps, MemoryUse, Target};
+pub use device::{Device, DeviceOptions, Found};
+pub use error::{Error, Result};
+pub use graph::{Graph, Node, Origin, Value};
+pub use op::{
+    Access, Arg, Code, Cost, HostCall, HostFn, HostKernel, KernelSource, Launch, Lowering, Mismatch, Op, Prepare, Site,
+    Slot, Variant,
+};
+pub use plan::{NodeReport, Pins, Plan, PlanOptions, PlanReport};
+pub use profile::{NodeTime, Profile};
+pub use tensor::{DType, Element, HostTensor, Shape, Tensor, TensorDesc, TensorView, TensorViewMut};
+pub use weight::{ByteOwner, Weight};
