@@ -425,7 +425,7 @@ fn launchable(lowering: &Lowering, variant: &Variant, site: &Site<'_>) -> Result
             let size = operand_bytes(arg, lowering, site).ok_or("an argument names no operand")?;
             let end = arg.offset.checked_add(arg.bytes.unwrap_or(size.saturating_sub(arg.offset)));
             let len = end.map_or(0, |e| e - arg.offset);
-            if end.is_none_or(|e| e > size.next_multiple_of(16)) || len > caps.max_binding.next_multiple_of(16) {
+            if end.is_none_or(|e| e > size.next_multiple_of(16)) || len > caps.max_binding {
                 return Err(format!("bytes {}..+{len} of {:?}, which has {size}", arg.offset, arg.slot));
             }
             if arg.offset % caps.binding_align != 0 {

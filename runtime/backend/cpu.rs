@@ -204,7 +204,7 @@ fn host_call(bound: &BoundLaunch) -> Result<PreparedCall, String> {
     for a in &bound.args {
         let lent = Lent { desc: a.desc, span: a.span.clone() };
         let start = locate(&a.span).map_err(|e| e.to_string())?;
-        if start.as_ptr() as u64 % ALIGN != 0 {
+        if !(start.as_ptr() as u64).is_multiple_of(ALIGN) {
             return Err(format!("an operand at offset {} is not aligned to {ALIGN}", a.span.offset));
         }
         match (a.slot, a.access) {

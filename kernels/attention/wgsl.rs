@@ -1,0 +1,9 @@
+//! WGSL launches.
+
+use muybridge_runtime::{Lowering, Site};
+
+use super::Attention;
+
+pub(super) fn lower(_: &Attention, _: &str, _: &Site<'_>) -> Option<Lowering> {
+    None
+}

@@ -1,0 +1,95 @@
+//! Rows of the tables that drive tests and benches.
+
+use std::sync::Arc;
+
+use muybridge_runtime::{DType, HostTensor, Op, Shape, TensorDesc, Weight};
+
+/// What an operand of a case is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Role {
+    /// An activation in the case's dtype.
+    Activation,
+    /// A weight in the case's dtype.
+    Weight,
+    /// An operand that is f32 whatever the case's dtype (timesteps, scales).
+    Full,
+}
+
+/// An operand of a case, with elements uniform in `offset ± amplitude`.
+#[derive(Clone, Debug)]
+pub struct Operand {
+    /// Extents.
+    pub shape: Shape,
+    /// What it is.
+    pub role: Role,
+    /// Half the width of the elements' range.
+    pub amplitude: f32,
+    /// Middle of the elements' range.
+    pub offset: f32,
+}
+
+impl Operand {
+    /// An activation in ±1.
+    pub fn activation(shape: impl Into<Shape>) -> Operand {
+        Operand { shape: shape.into(), role: Role::Activation, amplitude: 1.0, offset: 0.0 }
+    }
+
+    /// A weight whose amplitude keeps the results of a product over its inner extents near 1.
+    pub fn weight(shape: impl Into<Shape>) -> Operand {
+        let shape = shape.into();
+        let fan_in = shape.dims().iter().skip(1).product::<usize>().max(1);
+        let amplitude = if shape.rank() < 2 { 0.5 } else { (3.0 / fan_in as f32).sqrt() };
+        Operand { shape, role: Role::Weight, amplitude, offset: 0.0 }
+    }
+
+    /// An f32 operand in ±1.
+    pub fn full(shape: impl Into<Shape>) -> Operand {
+        Operand { role: Role::Full, ..Operand::activation(shape) }
+    }
+
+    /// The same operand with another range.
+    pub fn range(mut self, offset: f32, amplitude: f32) -> Operand {
+        self.offset = offset;
+        self.amplitude = amplitude;
+        self
+    }
+
+    /// Shape and dtype in a case of dtype `dtype`.
+    pub fn desc(&self, dtype: DType) -> TensorDesc {
+        let dtype = if self.role == Role::Full { DType::F32 } else { dtype };
+        TensorDesc { shape: self.shape, dtype }
+    }
+
+    /// The elements, from a seed.
+    ///
+    /// # Errors
+    /// None that a well-formed case can meet.
+    pub fn elements(&self, dtype: DType, seed: u64) -> muybridge_runtime::Result<HostTensor> {
+        Weight::procedural("operand", self.desc(dtype), seed, self.amplitude, self.offset).read()
+    }
+}
+
+/// One row: an op on operands.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Name: `unet_down0_self`, `vae_mid`, `ragged`, `one`.
+    pub name: &'static str,
+    /// The op.
+    pub op: Arc<dyn Op>,
+    /// Its operands.
+    pub operands: Vec<Operand>,
+    /// A real shape of full-size models: timed by the benches, too slow for the references of the tests.
+    pub full_size: bool,
+}
+
+impl Case {
+    /// A case that tests run.
+    pub fn new(name: &'static str, op: impl Op + 'static, operands: Vec<Operand>) -> Case {
+        Case { name, op: Arc::new(op), operands, full_size: false }
+    }
+
+    /// A case that only benches run.
+    pub fn full_size(name: &'static str, op: impl Op + 'static, operands: Vec<Operand>) -> Case {
+        Case { full_size: true, ..Case::new(name, op, operands) }
+    }
+}

@@ -1,0 +1,79 @@
+//! Layer normalisation over the last axis: `y = (x − mean) / √(variance + eps) · weight + bias`.
+//!
+//! `x [.., C]` → `[.., C]` (Ba, Kiros, Hinton, "Layer normalization", 2016; biased variance). Statistics are f32 at least.
+
+mod cpu;
+mod reference;
+mod wgsl;
+
+use muybridge_runtime::{Cost, Lowering, Mismatch, Op, Site, Target, TensorDesc, Variant};
+
+use crate::{Case, Operand};
+
+/// The op. Operands: `x`, `weight [C]`, `bias [C]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerNorm {
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// Kernels, the preferred one first.
+pub const VARIANTS: &[Variant] = &[
+    Variant { name: "rows", target: Target::Cpu, launches: 1 },
+    Variant { name: "reference", target: Target::Cpu, launches: 1 },
+    Variant { name: "subgroup", target: Target::Wgsl, launches: 1 },
+    Variant { name: "workgroup", target: Target::Wgsl, launches: 1 },
+    Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+];
+
+impl Op for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<TensorDesc, Mismatch> {
+        let [x, weight, bias] = inputs else {
+            return Err(Mismatch(format!("{} operands, wanted 3", inputs.len())));
+        };
+        let c = x.shape.last();
+        if x.shape.rank() == 0 || c == 0 || weight.shape.dims() != [c] || bias.shape.dims() != [c] {
+            return Err(Mismatch(format!("x {x}, weight {weight}, bias {bias}: wanted [.., C], [C], [C]")));
+        }
+        Ok(*x)
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], output: &TensorDesc) -> Cost {
+        Cost::with_traffic(4 * output.shape.count() as u64, inputs, output)
+    }
+
+    fn variants(&self) -> &'static [Variant] {
+        VARIANTS
+    }
+
+    fn lower(&self, variant: &Variant, site: &Site<'_>) -> Option<Lowering> {
+        match (variant.target, variant.name) {
+            (Target::Cpu, "reference") => Some(reference::lower(self, site)),
+            (Target::Cpu, _) => cpu::lower(self, site),
+            (Target::Wgsl, name) => wgsl::lower(self, name, site),
+            _ => None,
+        }
+    }
+}
+
+/// Rows of tests and benches.
+pub fn cases() -> Vec<Case> {
+    let ops = |shape: [usize; 3]| {
+        let c = shape[2];
+        vec![Operand::activation(shape).range(2.0, 1.0), Operand::weight([c]).range(1.0, 0.5), Operand::weight([c])]
+    };
+    let op = LayerNorm { eps: 1e-5 };
+    vec![
+        Case::new("one", op, ops([1, 1, 1])),
+        Case::new("ragged", op, ops([2, 7, 13])),
+        Case::new("unet_like", op, ops([2, 40, 320])),
+        Case::new("wide", op, ops([1, 3, 1280])),
+        Case::new("prime", op, ops([1, 101, 67])),
+        Case::full_size("unet_down0", op, ops([2, 4096, 320])),
+        Case::full_size("unet_down2", op, ops([2, 256, 1280])),
+    ]
+}

@@ -1,0 +1,1 @@
+//! What the WGSL lowerings of all ops share.
