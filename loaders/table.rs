@@ -1,0 +1,221 @@
+//! The table of a checkpoint: every tensor name, and where its elements come from.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use muybridge_runtime::{DType, HostTensor, Shape, TensorDesc, Weight};
+
+use crate::error::{LoadError, Result, shown};
+use crate::file::SafetensorsFile;
+use crate::header::TensorEntry;
+use crate::index::Index;
+use crate::json::read_bounded;
+use crate::locate::file_names;
+use crate::procedural::{AnyShape, Rule, read_spec};
+
+/// One tensor of a checkpoint.
+#[derive(Clone)]
+pub(crate) struct Listed {
+    /// The name that the file gives to it.
+    pub(crate) stored_name: String,
+    pub(crate) file: Arc<Path>,
+    pub(crate) shape: Vec<usize>,
+    /// The stored type, in the words of the format.
+    pub(crate) dtype: String,
+    pub(crate) bytes: u64,
+    pub(crate) origin: Origin,
+}
+
+/// Where the elements of a tensor come from.
+#[derive(Clone)]
+pub(crate) enum Origin {
+    Mapped(Arc<SafetensorsFile>, TensorEntry),
+    Ruled(Rule),
+    Held(Weight),
+}
+
+impl Listed {
+    fn mapped(file: &Arc<SafetensorsFile>, path: &Arc<Path>, entry: &TensorEntry) -> Listed {
+        Listed {
+            stored_name: entry.name.clone(),
+            file: path.clone(),
+            shape: entry.shape.clone(),
+            dtype: entry.dtype.to_string(),
+            bytes: entry.range.len() as u64,
+            origin: Origin::Mapped(file.clone(), entry.clone()),
+        }
+    }
+
+    /// The tensor as it is stored, under the name that was asked for.
+    pub(crate) fn weight(&self, name: &str) -> Result<Weight> {
+        match &self.origin {
+            Origin::Held(weight) => Ok(weight.clone()),
+            Origin::Ruled(rule) => {
+                let desc = TensorDesc::new(rule.shape, DType::F32);
+                Ok(Weight::procedural(name, desc, rule.seed, rule.amplitude, 0.0))
+            }
+            Origin::Mapped(file, entry) => {
+                let dtype = entry.element().ok_or_else(|| LoadError::DType {
+                    file: self.file.to_path_buf(),
+                    tensor: shown(&self.stored_name),
+                    found: self.dtype.clone(),
+                })?;
+                let shape = Shape::new(&entry.shape).map_err(|e| self.wrong(e))?;
+                let desc = TensorDesc { shape, dtype };
+                Weight::stored(name, desc, file.clone(), entry.range.clone()).map_err(|e| self.wrong(e))
+            }
+        }
+    }
+
+    pub(crate) fn wrong(&self, reason: impl ToString) -> LoadError {
+        LoadError::tensor(&self.file, &self.stored_name, reason)
+    }
+}
+
+/// Everything that the cursors over one checkpoint share.
+pub(crate) struct Table {
+    /// What was opened, for errors.
+    pub(crate) label: PathBuf,
+    /// The tensors, by the names that models ask for.
+    pub(crate) tensors: BTreeMap<String, Listed>,
+    /// Tensors that a shard has beside those that the index puts there.
+    pub(crate) unmapped: Vec<Listed>,
+    /// Safetensors files beside the shards that no index entry names.
+    pub(crate) stray_files: Vec<PathBuf>,
+    /// Answers for names that are not in the table.
+    pub(crate) any: Option<AnyShape>,
+    pub(crate) asked: Mutex<Asked>,
+}
+
+/// What was asked of a checkpoint so far.
+#[derive(Default)]
+pub(crate) struct Asked {
+    pub(crate) names: HashSet<String>,
+    /// Names, or paths of whole parts, that need not be asked for.
+    pub(crate) ignored: Vec<String>,
+    /// Weights that were handed out: a weight asked for twice is one weight, uploaded once.
+    pub(crate) given: HashMap<String, Vec<Weight>>,
+}
+
+impl Table {
+    pub(crate) fn empty(label: &Path) -> Table {
+        Table {
+            label: label.into(),
+            tensors: BTreeMap::new(),
+            unmapped: Vec::new(),
+            stray_files: Vec::new(),
+            any: None,
+            asked: Mutex::default(),
+        }
+    }
+
+    /// All tensors of some files.
+    pub(crate) fn of_files(label: &Path, paths: &[impl AsRef<Path>]) -> Result<Table> {
+        let mut table = Table::empty(label);
+        for path in paths {
+            let file = SafetensorsFile::open(path)?;
+            let path: Arc<Path> = file.path().into();
+            for entry in &file.header().tensors {
+                table.insert(entry.name.clone(), Listed::mapped(&file, &path, entry))?;
+            }
+        }
+        Ok(table)
+    }
+
+    /// The tensors that an index names, each from the shard that it names.
+    pub(crate) fn of_index(label: &Path, index_path: &Path) -> Result<Table> {
+        let index = Index::parse(&read_bounded(index_path, Index::MAX_BYTES)?, index_path)?;
+        let dir = index_path.parent().unwrap_or(Path::new(""));
+        let mut table = Table::empty(label);
+        for shard in index.shards() {
+            let path = dir.join(shard);
+            if !path.exists() {
+                let first = index.weight_map.iter().find(|(_, s)| *s == shard).map_or("", |(tensor, _)| tensor);
+                return Err(shard_error(index_path, first, shard, "the file does not exist"));
+            }
+            let file = SafetensorsFile::open(&path)?;
+            let path: Arc<Path> = path.into();
+            for entry in &file.header().tensors {
+                let listed = Listed::mapped(&file, &path, entry);
+                match index.weight_map.get(&entry.name) {
+                    Some(home) if home == shard => table.insert(entry.name.clone(), listed)?,
+                    _ => table.unmapped.push(listed),
+                }
+            }
+        }
+        if let Some((tensor, shard)) = index.weight_map.iter().find(|(tensor, _)| !table.tensors.contains_key(*tensor))
+        {
+            return Err(shard_error(index_path, tensor, shard, "the file has no such tensor"));
+        }
+        let beside = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        let stray = file_names(beside)?.into_iter().filter(|n| n.ends_with(".safetensors"));
+        table.stray_files = stray.filter(|n| !index.shards().contains(n.as_str())).map(|n| dir.join(n)).collect();
+        Ok(table)
+    }
+
+    /// Adds the tensors that a `weights_spec.json` gives by rules.
+    pub(crate) fn add_spec(&mut self, path: &Path) -> Result<()> {
+        let file: Arc<Path> = path.into();
+        for (name, rule) in read_spec(path)? {
+            let desc = TensorDesc::new(rule.shape, DType::F32);
+            let listed = Listed {
+                stored_name: name.clone(),
+                file: file.clone(),
+                shape: rule.shape.dims().to_vec(),
+                dtype: "F32".into(),
+                bytes: desc.bytes(),
+                origin: Origin::Ruled(rule),
+            };
+            self.insert(name, listed)?;
+        }
+        Ok(())
+    }
+
+    /// Tensors that are already in memory.
+    pub(crate) fn of_tensors(tensors: BTreeMap<String, HostTensor>) -> Table {
+        let mut table = Table::empty(Path::new("memory"));
+        let file: Arc<Path> = Path::new("memory").into();
+        for (name, tensor) in tensors {
+            let desc = tensor.desc();
+            let listed = Listed {
+                stored_name: name.clone(),
+                file: file.clone(),
+                shape: desc.shape.dims().to_vec(),
+                dtype: desc.dtype.name().to_uppercase(),
+                bytes: desc.bytes(),
+                origin: Origin::Held(Weight::owned(name.clone(), tensor)),
+            };
+            table.tensors.insert(name, listed);
+        }
+        table
+    }
+
+    /// The same tensors under other names, and nothing asked for yet.
+    pub(crate) fn renamed(&self, rename: impl Fn(&str) -> Option<String>) -> Result<Table> {
+        let mut table = Table {
+            unmapped: self.unmapped.clone(),
+            stray_files: self.stray_files.clone(),
+            any: self.any,
+            ..Table::empty(&self.label)
+        };
+        for (name, listed) in &self.tensors {
+            table.insert(rename(name).unwrap_or_else(|| name.clone()), listed.clone())?;
+        }
+        Ok(table)
+    }
+
+    fn insert(&mut self, name: String, listed: Listed) -> Result<()> {
+        if let Some(other) = self.tensors.get(&name) {
+            let (place, stored) = (other.file.display(), shown(&other.stored_name));
+            let reason = format!("{place} has the same name for {stored}");
+            return Err(LoadError::Duplicate { file: listed.file.to_path_buf(), tensor: shown(&name), reason });
+        }
+        self.tensors.insert(name, listed);
+        Ok(())
+    }
+}
+
+fn shard_error(index: &Path, tensor: &str, shard: &str, reason: &str) -> LoadError {
+    LoadError::Shard { file: index.into(), tensor: shown(tensor), shard: shown(shard), reason: reason.into() }
+}
