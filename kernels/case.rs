@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use muybridge_runtime::{DType, HostTensor, Op, Shape, TensorDesc, Weight};
+use muybridge_runtime::{
+    Caps, DType, Graph, HostTensor, Lowering, Mismatch, Op, Result, Shape, Site, TensorDesc, Variant, Weight,
+};
 
 /// What an operand of a case is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,12 +62,8 @@ impl Operand {
         TensorDesc { shape: self.shape, dtype }
     }
 
-    /// The elements, from a seed.
-    ///
-    /// # Errors
-    /// None that a well-formed case can meet.
-    pub fn elements(&self, dtype: DType, seed: u64) -> muybridge_runtime::Result<HostTensor> {
-        Weight::procedural("operand", self.desc(dtype), seed, self.amplitude, self.offset).read()
+    fn procedural(&self, dtype: DType, seed: u64) -> Weight {
+        Weight::procedural("operand", self.desc(dtype), seed, self.amplitude, self.offset)
     }
 }
 
@@ -91,5 +89,45 @@ impl Case {
     /// A case that only benches run.
     pub fn full_size(name: &'static str, op: impl Op + 'static, operands: Vec<Operand>) -> Case {
         Case { full_size: true, ..Case::new(name, op, operands) }
+    }
+
+    /// A graph of this one op that computes in `dtype` on weights that are stored as `stored`; the other operands are inputs.
+    ///
+    /// # Errors
+    /// The operands do not fit the op: a defect of the row.
+    pub fn graph(&self, dtype: DType, stored: DType) -> Result<Graph> {
+        let mut g = Graph::new();
+        let values: Vec<_> = self
+            .operands
+            .iter()
+            .enumerate()
+            .map(|(i, o)| match o.role {
+                Role::Weight => g.weight(&o.procedural(stored, i as u64)),
+                _ => g.input(format!("operand {i}"), o.desc(dtype)),
+            })
+            .collect();
+        let y = g.node_of(self.name, self.op.clone(), &values)?;
+        g.output("y", y);
+        Ok(g)
+    }
+
+    /// Elements of the inputs of [`Case::graph`]: the same numbers, rounded, in every dtype.
+    ///
+    /// # Errors
+    /// None that a well-formed row can meet.
+    pub fn inputs(&self, dtype: DType) -> Result<Vec<HostTensor>> {
+        let inputs = self.operands.iter().enumerate().filter(|(_, o)| o.role != Role::Weight);
+        inputs.map(|(i, o)| o.procedural(dtype, i as u64).read()).collect()
+    }
+
+    /// What `variant` lowers to for this row on a device with these capabilities, or `None` where it does not fit.
+    ///
+    /// # Errors
+    /// The operands do not fit the op: a defect of the row.
+    pub fn lower(&self, variant: &Variant, dtype: DType, caps: &Caps) -> Result<Option<Lowering>, Mismatch> {
+        let inputs: Vec<TensorDesc> = self.operands.iter().map(|o| o.desc(dtype)).collect();
+        let is_weight: Vec<bool> = self.operands.iter().map(|o| o.role == Role::Weight).collect();
+        let output = self.op.infer(&inputs)?;
+        Ok(self.op.lower(variant, &Site { inputs: &inputs, is_weight: &is_weight, output, caps }))
     }
 }

@@ -98,10 +98,18 @@ impl Graph {
     /// # Errors
     /// [`Error::Mismatch`] with the node's path, where the operands do not fit the op.
     pub fn node(&mut self, path: &str, op: impl Op + 'static, inputs: &[Value]) -> Result<Value> {
+        self.node_of(path, Arc::new(op), inputs)
+    }
+
+    /// Appends a node of a shared op and gives its result.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with the node's path, where the operands do not fit the op.
+    pub fn node_of(&mut self, path: &str, op: Arc<dyn Op>, inputs: &[Value]) -> Result<Value> {
         let descs: Vec<TensorDesc> = inputs.iter().map(|v| self.desc(*v)).collect();
         let desc = op.infer(&descs).map_err(|m| Error::Mismatch { node: path.into(), op: op.name(), reason: m.0 })?;
         let output = self.push(desc, Origin::Node(self.nodes.len()));
-        self.nodes.push(Node { path: path.into(), op: Arc::new(op), inputs: inputs.to_vec(), output });
+        self.nodes.push(Node { path: path.into(), op, inputs: inputs.to_vec(), output });
         Ok(output)
     }
 

@@ -1,0 +1,170 @@
+//! Every op × case × variant × device × dtype against the f64 reference.
+//!
+//! A trial passes if the normalised mean squared error is within tolerance, no element is finite on one side only, and the
+//! guard bands round every buffer are untouched; the arena is poisoned with NaN before the run.
+
+use std::sync::{Arc, OnceLock};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use muybridge::kernels::{Case, OPS, Role};
+use muybridge::runtime::{DType, Device, DeviceOptions, HostTensor, Pins, Plan, PlanOptions, Target, Variant};
+
+/// A way to open a device.
+struct Flavour {
+    label: &'static str,
+    name: &'static str,
+    options: DeviceOptions,
+    numbers: &'static [Numbers],
+}
+
+/// Dtype of the activations, and of the weights as stored.
+type Numbers = (DType, DType);
+const F32: Numbers = (DType::F32, DType::F32);
+const F16: Numbers = (DType::F16, DType::F16);
+const BF16: Numbers = (DType::BF16, DType::BF16);
+/// How a half-size checkpoint is used where activations stay f32.
+const F32_ON_F16: Numbers = (DType::F32, DType::F16);
+
+fn flavours() -> Vec<Flavour> {
+    let default = DeviceOptions::default();
+    vec![
+        Flavour { label: "cpu", name: "cpu", options: default.clone(), numbers: &[F32, F16, BF16, F32_ON_F16] },
+        Flavour { label: "wgpu", name: "wgpu:0", options: default.clone(), numbers: &[F32, F16, F32_ON_F16] },
+        Flavour {
+            label: "wgpu-webgpu-limits",
+            name: "wgpu:0",
+            options: DeviceOptions { default_limits: true, no_subgroups: true, checked: true, ..default.clone() },
+            numbers: &[F32],
+        },
+        // Bindings so small that most cases must be split.
+        Flavour {
+            label: "wgpu-split",
+            name: "wgpu:0",
+            options: DeviceOptions { max_binding: Some(8192), ..default },
+            numbers: &[F32],
+        },
+    ]
+}
+
+/// Highest normalised mean squared error: a few roundings of the result's dtype.
+fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 1e-10,
+        DType::F16 => 1e-6,
+        DType::BF16 => 4e-5,
+    }
+}
+
+fn main() {
+    let args = Arguments::from_args();
+    let mut trials = vec![Trial::test("every_variant_has_a_case", every_variant_has_a_case)];
+    for flavour in flavours() {
+        match Device::open_with(flavour.name, &flavour.options) {
+            Ok(device) => trials.extend(device_trials(&flavour, &device)),
+            Err(e) => trials.push(missing(flavour.label, &e.to_string())),
+        }
+    }
+    libtest_mimic::run(&args, trials).exit();
+}
+
+/// A device that is not there is reported as ignored with its reason; where CI promises it, it fails.
+fn missing(label: &str, reason: &str) -> Trial {
+    let promised = std::env::var_os("CI").is_some();
+    let text = reason.to_string();
+    Trial::test(format!("{label} [no device: {reason}]"), move || Err(Failed::from(text))).with_ignored_flag(!promised)
+}
+
+fn device_trials(flavour: &Flavour, device: &Device) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for entry in OPS {
+        for case in (entry.cases)().into_iter().filter(|c| !c.full_size) {
+            let case = Arc::new(case);
+            for &(dtype, stored) in flavour.numbers {
+                let has_weights = case.operands.iter().any(|o| o.role == Role::Weight);
+                if (dtype == DType::F16 && !device.caps().f16) || (dtype != stored && !has_weights) {
+                    continue;
+                }
+                let numbers = if dtype == stored { dtype.to_string() } else { format!("{dtype}-on-{stored}") };
+                let oracle = Arc::new(OnceLock::new());
+                for variant in entry.variants.iter().filter(|v| v.target == device.caps().target) {
+                    // A variant that does not fit a case is no trial; `every_variant_has_a_case` sees to the rest.
+                    if !matches!(case.lower(variant, dtype, device.caps()), Ok(Some(_))) {
+                        continue;
+                    }
+                    let name = format!("{}/{}/{}/{}/{numbers}", entry.name, case.name, variant.name, flavour.label);
+                    let (case, device, oracle, variant) = (case.clone(), device.clone(), oracle.clone(), *variant);
+                    trials.push(Trial::test(name, move || {
+                        check(&case, &variant, &device, (dtype, stored), &oracle)
+                    }));
+                }
+            }
+        }
+    }
+    trials
+}
+
+type Oracle = OnceLock<Result<HostTensor, String>>;
+
+fn check(case: &Case, variant: &Variant, device: &Device, numbers: Numbers, oracle: &Oracle) -> Result<(), Failed> {
+    let (dtype, stored) = numbers;
+    let want = oracle.get_or_init(|| reference(case, dtype, stored).map_err(|e| e.to_string())).as_ref()?;
+    let pins = Pins::exactly(case.op.name(), variant.name);
+    let plan = Plan::with(&case.graph(dtype, stored)?, device, &PlanOptions { pins, guard: 256 })?;
+    plan.poison()?;
+    let inputs = case.inputs(dtype)?;
+    let got = plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0);
+    let out = got.dtype();
+    let (got, want) = (got.to_f32(), want.to_f32());
+    let worst = || {
+        let far = |i: &usize| (got[*i] - want[*i]).abs();
+        let i = (0..want.len()).max_by(|a, b| far(a).total_cmp(&far(b))).unwrap_or(0);
+        format!("worst element {i}: {} is not {}", got[i], want[i])
+    };
+    if got.iter().zip(&want).any(|(g, w)| g.is_finite() != w.is_finite()) {
+        return Err(format!("not finite where the reference is; {}", worst()).into());
+    }
+    let power = want.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().max(1e-30);
+    let error = got.iter().zip(&want).map(|(g, w)| f64::from(g - w).powi(2)).sum::<f64>() / power;
+    let tolerance = tolerance(if out.size() < dtype.size() { out } else { dtype });
+    if error.is_nan() || error > tolerance {
+        return Err(format!("NMSE {error:.2e} > {tolerance:.0e}; {}", worst()).into());
+    }
+    if !plan.guards_intact()? {
+        return Err("wrote out of bounds".into());
+    }
+    // A second run over what the first one left must give the same: nothing may depend on old contents.
+    let again = plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0).to_f32();
+    if again != got {
+        return Err("a second run differs".into());
+    }
+    Ok(())
+}
+
+/// The f64 reference on the rounded operands, with its result kept in f32.
+fn reference(case: &Case, dtype: DType, stored: DType) -> Result<HostTensor, Failed> {
+    let cpu = Device::open_with("cpu", &DeviceOptions { threads: Some(1), ..DeviceOptions::default() })?;
+    let pins = Pins::exactly(case.op.name(), "reference");
+    let graph = case.graph(DType::F32, stored)?;
+    let plan = Plan::with(&graph, &cpu, &PlanOptions { pins, guard: 0 })?;
+    let inputs: Vec<_> = case.inputs(dtype)?.iter().map(|t| t.convert(DType::F32)).collect();
+    Ok(plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0))
+}
+
+/// On devices as capable as the trace devices, every variant fits at least one row of its op's table.
+fn every_variant_has_a_case() -> Result<(), Failed> {
+    for entry in OPS {
+        let cases = (entry.cases)();
+        for variant in entry.variants {
+            let device = match variant.target {
+                Target::Cpu => Device::open("trace:cpu")?,
+                Target::Wgsl => Device::open("trace:wgpu")?,
+                Target::Cuda => Device::open("trace:cuda")?,
+            };
+            let fits = |c: &Case| matches!(c.lower(variant, DType::F32, device.caps()), Ok(Some(_)));
+            if !cases.iter().filter(|c| !c.full_size).any(fits) {
+                return Err(format!("no case reaches {}:{} on {}", entry.name, variant.name, variant.target).into());
+            }
+        }
+    }
+    Ok(())
+}
