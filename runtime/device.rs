@@ -8,7 +8,8 @@ use crate::backend::cpu::CpuBackend;
 use crate::backend::trace::TraceBackend;
 use crate::backend::{Backend, Buffer, Caps, MemoryUse, Target};
 use crate::error::{Error, Result};
-use crate::tensor::{HostTensor, Tensor, TensorDesc};
+use crate::host::HostTensor;
+use crate::tensor::{Tensor, TensorDesc};
 
 /// How a device is opened. The default takes everything that the device offers.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -12,6 +12,7 @@ pub mod backend;
 mod device;
 mod error;
 mod graph;
+mod host;
 mod op;
 mod plan;
 mod profile;
@@ -23,11 +24,12 @@ pub use backend::{Caps, MemoryUse, Target};
 pub use device::{Device, DeviceOptions, Found};
 pub use error::{Error, Result};
 pub use graph::{Graph, Node, Origin, Value};
+pub use host::{HostTensor, TensorView, TensorViewMut};
 pub use op::{
     Access, Arg, Code, Cost, HostCall, HostFn, HostKernel, KernelSource, Launch, Lowering, Mismatch, Op, Prepare, Site,
     Slot, Variant,
 };
 pub use plan::{NodeReport, Pins, Plan, PlanOptions, PlanReport};
 pub use profile::{NodeTime, Profile};
-pub use tensor::{DType, Element, HostTensor, Shape, Tensor, TensorDesc, TensorView, TensorViewMut};
+pub use tensor::{DType, Element, Shape, Tensor, TensorDesc};
 pub use weight::{ByteOwner, Weight};

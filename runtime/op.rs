@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::backend::{Caps, Target};
 use crate::error::Result;
-use crate::tensor::{HostTensor, TensorDesc, TensorView, TensorViewMut};
+use crate::host::{HostTensor, TensorView, TensorViewMut};
+use crate::tensor::TensorDesc;
 
 /// An operation on dense tensors with one output.
 pub trait Op: fmt::Debug + Send + Sync {

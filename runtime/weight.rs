@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, Weak};
 
 use crate::backend::Buffer;
 use crate::error::{Error, Result};
+use crate::host::HostTensor;
 use crate::op::Prepare;
-use crate::tensor::{HostTensor, Shape, TensorDesc};
+use crate::tensor::{Shape, TensorDesc};
 
 /// Something that owns bytes for as long as weights refer to them: a mapped file, a vector.
 pub trait ByteOwner: Send + Sync {

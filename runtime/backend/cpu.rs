@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use super::{Backend, BoundLaunch, BoundNode, Buffer, Caps, CopySpan, MemoryCounter, MemoryUse, Program, Span, Target};
 use crate::error::{Error, Result};
+use crate::host::{TensorView, TensorViewMut};
 use crate::op::{Access, Code, HostCall, HostKernel, Slot};
 use crate::profile::NodeTime;
-use crate::tensor::{DType, TensorDesc, TensorView, TensorViewMut};
+use crate::tensor::{DType, TensorDesc};
 
 pub use self::product::{MatMut, MatRef, product};
 

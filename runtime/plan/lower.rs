@@ -1,0 +1,142 @@
+//! Choosing a kernel for every node, and checking that the device can launch it.
+
+use crate::backend::{Caps, Target};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Node, Origin};
+use crate::op::{Arg, Code, Lowering, Site, Slot, Variant};
+use crate::tensor::TensorDesc;
+
+/// Which variants to prefer over the default order: `attention:simple,conv2d:tiled`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pins {
+    rules: Vec<(String, String)>,
+    /// A pinned variant that does not fit is an error, instead of giving way to the default order.
+    pub strict: bool,
+}
+
+impl Pins {
+    /// Reads `op:variant,op:variant`.
+    ///
+    /// # Errors
+    /// A part without a colon.
+    pub fn parse(text: &str) -> Result<Pins> {
+        let rule = |part: &str| match part.trim().split_once(':') {
+            Some((op, variant)) => Ok((op.to_string(), variant.to_string())),
+            None => Err(Error::Call(format!("pin {part:?} is not of the form op:variant"))),
+        };
+        let rules = text.split(',').filter(|p| !p.trim().is_empty()).map(rule).collect::<Result<_>>()?;
+        Ok(Pins { rules, strict: false })
+    }
+
+    /// Reads the environment variable `MUYBRIDGE_PIN`.
+    ///
+    /// # Errors
+    /// A part without a colon.
+    pub fn from_env() -> Result<Pins> {
+        std::env::var("MUYBRIDGE_PIN").map_or_else(|_| Ok(Pins::default()), |text| Pins::parse(&text))
+    }
+
+    /// Exactly this variant of this op, or an error.
+    pub fn exactly(op: &str, variant: &str) -> Pins {
+        Pins { rules: vec![(op.into(), variant.into())], strict: true }
+    }
+
+    fn get(&self, op: &str) -> Option<&str> {
+        self.rules.iter().find(|(o, _)| o == op).map(|(_, v)| v.as_str())
+    }
+}
+
+/// A node with the kernel chosen for it.
+pub(super) struct Lowered {
+    pub variant: Variant,
+    pub lowering: Lowering,
+}
+
+pub(super) fn lower_all(graph: &Graph, caps: &Caps, pins: &Pins) -> Result<Vec<Lowered>> {
+    graph.nodes.iter().map(|node| lower_node(graph, node, caps, pins)).collect()
+}
+
+fn lower_node(graph: &Graph, node: &Node, caps: &Caps, pins: &Pins) -> Result<Lowered> {
+    let inputs: Vec<TensorDesc> = node.inputs.iter().map(|v| graph.desc(*v)).collect();
+    let is_weight: Vec<bool> = node.inputs.iter().map(|v| matches!(graph.origin(*v), Origin::Weight(_))).collect();
+    let site = Site { inputs: &inputs, is_weight: &is_weight, output: graph.desc(node.output), caps };
+    let pinned = pins.get(node.op.name());
+    let mut candidates: Vec<&Variant> = node.op.variants().iter().filter(|v| v.target == caps.target).collect();
+    if let Some(name) = pinned {
+        candidates.sort_by_key(|v| v.name != name);
+        if pins.strict {
+            candidates.retain(|v| v.name == name);
+        }
+    }
+    for variant in &candidates {
+        if let Some(lowering) = node.op.lower(variant, &site) {
+            let ok = launchable(&lowering, variant, &site);
+            ok.map_err(|reason| Error::Lowering {
+                node: node.path.clone(),
+                op: node.op.name(),
+                variant: variant.name,
+                reason,
+            })?;
+            return Ok(Lowered { variant: **variant, lowering });
+        }
+    }
+    Err(Error::NoVariant {
+        node: node.path.clone(),
+        op: node.op.name(),
+        target: caps.target.name(),
+        inputs: inputs.iter().map(TensorDesc::to_string).collect::<Vec<_>>().join(" "),
+        considered: candidates.iter().map(|v| v.name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// Checks a lowering against the device's limits, so that a driver never sees an invalid launch.
+fn launchable(lowering: &Lowering, variant: &Variant, site: &Site<'_>) -> Result<(), String> {
+    let caps = site.caps;
+    let whole = site.inputs.iter().chain([&site.output]).all(|d| d.bytes() <= caps.max_binding)
+        && lowering.scratch <= caps.max_binding;
+    if whole && lowering.launches.len() > variant.launches as usize {
+        return Err(format!("{} launches, {} declared", lowering.launches.len(), variant.launches));
+    }
+    for launch in &lowering.launches {
+        if matches!(launch.code, Code::Host(_)) != (caps.target == Target::Cpu) {
+            return Err("code for another kind of device".into());
+        }
+        if let Some(g) = launch.grid.iter().find(|&&g| g == 0 || g > caps.max_workgroups) {
+            return Err(format!("{g} workgroups in one dimension (1..={})", caps.max_workgroups));
+        }
+        let block: u32 = launch.block.iter().product();
+        if block == 0 || block > caps.max_invocations || launch.shared > caps.max_shared {
+            return Err(format!("{block} invocations, {} shared bytes", launch.shared));
+        }
+        if launch.args.len() > caps.max_storage_bindings as usize {
+            return Err(format!("{} bindings of {}", launch.args.len(), caps.max_storage_bindings));
+        }
+        for arg in &launch.args {
+            let size = operand_bytes(arg, lowering, site).ok_or("an argument names no operand")?;
+            let end = arg.offset.checked_add(arg.bytes.unwrap_or(size.saturating_sub(arg.offset)));
+            let len = end.map_or(0, |e| e - arg.offset);
+            if end.is_none_or(|e| e > size.next_multiple_of(16)) || len > caps.max_binding {
+                return Err(format!("bytes {}..+{len} of {:?}, which has {size}", arg.offset, arg.slot));
+            }
+            if arg.offset % caps.binding_align != 0 {
+                return Err(format!(
+                    "{:?} is bound at {}, not a multiple of {}",
+                    arg.slot, arg.offset, caps.binding_align
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of an argument's operand in the layout that the kernel sees.
+fn operand_bytes(arg: &Arg, lowering: &Lowering, site: &Site<'_>) -> Option<u64> {
+    match arg.slot {
+        Slot::Input(i) => match lowering.prepare.iter().find(|(p, _)| *p == i) {
+            Some((_, prepare)) => Some(prepare.desc.bytes()),
+            None => site.inputs.get(i).map(TensorDesc::bytes),
+        },
+        Slot::Output => Some(site.output.bytes()),
+        Slot::Scratch => Some(lowering.scratch),
+    }
+}
