@@ -1,0 +1,9 @@
+@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(64)
+fn negate(@builtin(global_invocation_id) id: vec3u) {
+    if (id.x < COUNT) {
+        out[id.x] = -x[id.x];
+    }
+}

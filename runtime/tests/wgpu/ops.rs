@@ -1,0 +1,128 @@
+//! Two ops for the tests: one with operands of every kind and parameters, split where it must be; one with neither.
+
+use muybridge_runtime::source::Constant;
+use muybridge_runtime::{
+    Arg, Code, Cost, DType, KernelSource, Launch, Lowering, Mismatch, Op, Site, Target, TensorDesc, Variant,
+};
+
+/// Invocations per workgroup.
+const GROUP: u64 = 64;
+
+/// `out = scale * x + w`.
+#[derive(Debug)]
+pub struct ScaleAdd(pub f32);
+
+const SCALE_ADD: &[Variant] = &[Variant { name: "simple", target: Target::Wgsl, launches: 1 }];
+const NEGATE: &[Variant] = &[Variant { name: "simple", target: Target::Wgsl, launches: 1 }];
+
+/// The kernel with the binding of `w` before it: a weight is bound otherwise than an activation.
+fn text(w_is_weight: bool) -> &'static str {
+    const BODY: &str = include_str!("scale_add.wgsl");
+    const WEIGHT: &str = "@group(0) @binding(1) var<storage, read> w: array<elem>;\n";
+    const VALUE: &str = "@group(0) @binding(1) var<storage, read_write> w: array<elem>;\n";
+    static TEXTS: std::sync::OnceLock<[String; 2]> = std::sync::OnceLock::new();
+    let texts = TEXTS.get_or_init(|| [format!("{VALUE}{BODY}"), format!("{WEIGHT}{BODY}")]);
+    &texts[usize::from(w_is_weight)]
+}
+
+impl Op for ScaleAdd {
+    fn name(&self) -> &'static str {
+        "scale_add"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<TensorDesc, Mismatch> {
+        match inputs {
+            [x, w] if x == w => Ok(*x),
+            _ => Err(Mismatch("two equal operands".into())),
+        }
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], output: &TensorDesc) -> Cost {
+        Cost::with_traffic(2 * output.shape.count() as u64, inputs, output)
+    }
+
+    fn variants(&self) -> &'static [Variant] {
+        SCALE_ADD
+    }
+
+    fn lower(&self, _: &Variant, site: &Site<'_>) -> Option<Lowering> {
+        let caps = site.caps;
+        if site.output.dtype == DType::F16 && !caps.f16 {
+            return None;
+        }
+        let (total, size) = (site.output.bytes(), site.output.dtype.size() as u64);
+        let source = KernelSource {
+            file: "runtime/tests/wgpu/scale_add.wgsl",
+            text: text(site.is_weight[1]),
+            entry: "scale_add",
+            constants: vec![("elem", Constant::Type(site.output.dtype))],
+        };
+        let mut launches = Vec::new();
+        let mut start = 0;
+        while start < total {
+            let bytes = (total - start).min(caps.max_binding);
+            let count = bytes / size;
+            let groups = count.div_ceil(GROUP);
+            let width = groups.min(u64::from(caps.max_workgroups));
+            let params = [count as u32, width as u32, self.0.to_bits()];
+            let args = [Arg::input(0), Arg::input(1), Arg::output()];
+            launches.push(Launch {
+                code: Code::Kernel(source.clone()),
+                grid: [width as u32, groups.div_ceil(width) as u32, 1],
+                block: [GROUP as u32, 1, 1],
+                shared: 0,
+                args: args.map(|a| a.range(start, bytes)).to_vec(),
+                params: params.iter().flat_map(|p| p.to_le_bytes()).collect(),
+            });
+            start += bytes;
+        }
+        Some(Lowering { launches, scratch: 0, prepare: Vec::new() })
+    }
+}
+
+/// `out = -x`, or a kernel that no compiler takes.
+#[derive(Debug)]
+pub struct Negate {
+    pub broken: bool,
+}
+
+impl Op for Negate {
+    fn name(&self) -> &'static str {
+        "negate"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<TensorDesc, Mismatch> {
+        match inputs {
+            [x] => Ok(*x),
+            _ => Err(Mismatch("one operand".into())),
+        }
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], output: &TensorDesc) -> Cost {
+        Cost::with_traffic(output.shape.count() as u64, inputs, output)
+    }
+
+    fn variants(&self) -> &'static [Variant] {
+        NEGATE
+    }
+
+    fn lower(&self, _: &Variant, site: &Site<'_>) -> Option<Lowering> {
+        let count = site.output.shape.count() as u32;
+        let text = if self.broken { "fn negate() { not WGSL }" } else { include_str!("negate.wgsl") };
+        let source = KernelSource {
+            file: "runtime/tests/wgpu/negate.wgsl",
+            text,
+            entry: "negate",
+            constants: vec![("COUNT", Constant::U32(count))],
+        };
+        let launch = Launch {
+            code: Code::Kernel(source),
+            grid: [count.div_ceil(GROUP as u32), 1, 1],
+            block: [GROUP as u32, 1, 1],
+            shared: 0,
+            args: vec![Arg::input(0), Arg::output()],
+            params: Vec::new(),
+        };
+        Some(Lowering { launches: vec![launch], scratch: 0, prepare: Vec::new() })
+    }
+}
