@@ -78,8 +78,10 @@ impl Memory {
             }
             if guard > 0 {
                 memory.guards.push((*place, guard));
-                // From the value's last byte on, so that a write one element too far is seen.
-                let end = start + life.bytes;
+                // From the value's last byte on, so that a write one element too far is seen. Operands of the run are
+                // copied in by whole words, and no kernel writes them.
+                let copied = matches!(owner, Owner::Value(v) if graph.inputs.contains(v));
+                let end = start + if copied { life.bytes.next_multiple_of(4) } else { life.bytes };
                 let after = place.offset + padded_end(life.bytes, align, guard) - end;
                 memory.guards.push((Place { offset: end, ..*place }, after));
             }
