@@ -150,17 +150,22 @@ pub enum Code {
     Host(HostKernel),
 }
 
-/// A kernel's source, specialised by constants.
-#[derive(Clone, Debug, PartialEq)]
+/// A kernel's source, specialised by constants and bindings.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct KernelSource {
     /// Path of the source file in the repository, for messages and profiles.
     pub file: &'static str,
+    /// Functions that all kernels of a language share, put before the file's text.
+    pub prelude: &'static str,
     /// The file's text.
     pub text: &'static str,
     /// Entry point.
     pub entry: &'static str,
     /// Constants that the generated header defines, in order.
     pub constants: Vec<(&'static str, crate::source::Constant)>,
+    /// Buffers that the generated header declares, in the order of the launch's arguments; a text that declares its own
+    /// buffers has none here.
+    pub bindings: Vec<crate::source::Binding>,
 }
 
 /// A host function and its name.

@@ -56,6 +56,7 @@ impl Op for ScaleAdd {
             text: text(site.is_weight[1]),
             entry: "scale_add",
             constants: vec![("elem", Constant::Type(site.output.dtype))],
+            ..KernelSource::default()
         };
         let mut launches = Vec::new();
         let mut start = 0;
@@ -114,6 +115,7 @@ impl Op for Negate {
             text,
             entry: "negate",
             constants: vec![("COUNT", Constant::U32(count))],
+            ..KernelSource::default()
         };
         let launch = Launch {
             code: Code::Kernel(source),
