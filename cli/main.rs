@@ -1,1 +1,102 @@
-fn main() {}
+//! The command line: one file per verb.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod devices;
+mod inspect;
+mod run;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use muybridge::runtime::{Device, DeviceOptions};
+
+/// A lean GPU kernel engine for controllable human video diffusion.
+///
+/// Hand-written kernels run VAE, UNet and ControlNet graphs straight from safetensors weights: on any vendor's GPU through
+/// Vulkan, Metal or DirectX 12 (device names wgpu:0, wgpu:1, …) and on plain CPUs (cpu). `auto` takes the best device present.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  muybridge devices                                   what this machine offers, and what is missing
+  muybridge inspect sd15-unet --shape 64x64           launches, memory and work of a full-size model, without weights
+  muybridge inspect checkpoints/sd15/unet             the same for a checkpoint, with a census of its tensors
+  muybridge bench sd15-unet --shape 64x64             times one model with random weights
+  muybridge run tests/golden/vae_mid_attn --check     compares with a recorded case of another implementation";
+
+#[derive(Subcommand)]
+enum Verb {
+    /// List the devices of this machine, with their limits and features, and why an expected one is missing
+    Devices(devices::Args),
+    /// Show what a model consists of and what a plan of it takes: tensors, launches, memory, work
+    Inspect(inspect::Args),
+    /// Execute the calls of a recorded case and write their outputs, or compare them with the recorded ones
+    Run(run::Args),
+    /// Time one component, with a checkpoint's weights or with random ones
+    Bench(bench::Args),
+}
+
+/// Which device, and how it is opened.
+#[derive(clap::Args)]
+struct DeviceArgs {
+    /// auto, cpu, wgpu:N, cuda:N or trace (plans without running)
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    device: String,
+    /// Threads of the cpu device; one per core by default
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Work within WebGPU's default limits even where the device has larger ones
+    #[arg(long)]
+    webgpu_limits: bool,
+}
+
+impl DeviceArgs {
+    fn open(&self) -> Result<Device, Failure> {
+        let options =
+            DeviceOptions { threads: self.threads, default_limits: self.webgpu_limits, ..DeviceOptions::default() };
+        Ok(Device::open_with(&self.device, &options)?)
+    }
+}
+
+/// Why a verb ended badly: a message for people.
+struct Failure(String);
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            // Transparent wrappers repeat their cause.
+            if !text.ends_with(&cause_text) {
+                text = format!("{text}: {cause_text}");
+            }
+            source = cause.source();
+        }
+        Failure(text)
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Devices(args) => devices::execute(&args),
+        Verb::Inspect(args) => inspect::execute(&args),
+        Verb::Run(args) => run::execute(&args),
+        Verb::Bench(args) => bench::execute(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(Failure(message)) => {
+            eprintln!("muybridge: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
