@@ -94,8 +94,8 @@ pub(crate) struct Asked {
     pub(crate) names: HashSet<String>,
     /// Names, or paths of whole parts, that need not be asked for.
     pub(crate) ignored: Vec<String>,
-    /// Weights that were handed out: a weight asked for twice is one weight, uploaded once.
-    pub(crate) given: HashMap<String, Vec<Weight>>,
+    /// Weights that were handed out, and whether they were checked: a weight asked for twice is one weight, uploaded once.
+    pub(crate) given: HashMap<String, Vec<(Weight, bool)>>,
 }
 
 impl Table {

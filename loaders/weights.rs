@@ -313,13 +313,15 @@ impl Weights {
         dtype: Option<DType>,
         make: impl FnOnce(&str) -> Result<Weight>,
     ) -> Result<Weight> {
-        let fits = |w: &&Weight| w.desc().shape == shape && dtype.is_none_or(|d| w.desc().dtype == d);
-        if let Some(weight) = self.asked().given.get(&name).and_then(|given| given.iter().find(fits)) {
+        let fits = |(w, checked): &&(Weight, bool)| {
+            w.desc().shape == shape && dtype.is_none_or(|d| w.desc().dtype == d) && (*checked || !self.checked)
+        };
+        if let Some((weight, _)) = self.asked().given.get(&name).and_then(|given| given.iter().find(fits)) {
             return Ok(weight.clone());
         }
         let weight = make(&name)?;
         let mut asked = self.asked();
-        asked.given.entry(name.clone()).or_default().push(weight.clone());
+        asked.given.entry(name.clone()).or_default().push((weight.clone(), self.checked));
         asked.names.insert(name);
         Ok(weight)
     }
