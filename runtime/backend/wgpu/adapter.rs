@@ -43,21 +43,19 @@ pub(super) fn enumerate() -> Result<Vec<Adapter>, String> {
         let i = a.get_info();
         (rank(i.device_type), i.backend as u8, i.device_pci_bus_id, i.name, i.device)
     });
-    if !adapters.is_empty() {
-        return Ok(adapters);
-    }
-    // The search for one adapter says which library was missing, which the list of all does not.
-    let why = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()));
-    let why = why.err().map_or("no adapter can run kernels".into(), |e| e.to_string());
-    Err(format!("{why}. {}", advice()))
+    if adapters.is_empty() { Err(missing().into()) } else { Ok(adapters) }
 }
 
-fn advice() -> &'static str {
-    if cfg!(target_os = "linux") {
-        "A GPU needs the Vulkan loader (libvulkan.so.1) and its vendor's Vulkan driver: on Debian and Ubuntu install \
-         libvulkan1 and mesa-vulkan-drivers (AMD, Intel, or in software), or the graphics part of NVIDIA's driver"
+/// Why no adapter was found, and what to install.
+fn missing() -> &'static str {
+    if cfg!(any(target_os = "macos", target_os = "ios")) {
+        "no Metal device"
+    } else if cfg!(windows) {
+        "no Vulkan or Direct3D 12 device: install the graphics driver of the GPU's vendor"
     } else {
-        "Install the graphics driver of the GPU's vendor"
+        "no Vulkan device: it takes the loader (libvulkan.so.1) and a driver. On Debian and Ubuntu install libvulkan1 \
+         and, for AMD, Intel or a software device, mesa-vulkan-drivers; NVIDIA's driver brings its own, in containers \
+         only with NVIDIA_DRIVER_CAPABILITIES=all"
     }
 }
 

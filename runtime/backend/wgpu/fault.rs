@@ -64,3 +64,27 @@ impl Faults {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stray_error_is_returned_once_and_a_loss_for_good() {
+        let faults = Faults::new("wgpu:0");
+        assert!(faults.check().is_ok());
+        let source = Box::new(std::fmt::Error);
+        faults.lock().stray = Some(wgpu::Error::OutOfMemory { source });
+        assert!(matches!(faults.check(), Err(Error::OutOfMemory { .. })));
+        assert!(faults.check().is_ok());
+        faults.lose("first".into());
+        faults.lose("second".into());
+        for _ in 0..2 {
+            let reason = match faults.check() {
+                Err(Error::DeviceLost { reason, .. }) => reason,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(reason, "first");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Compute pipelines, one per device for equal kernels.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -90,11 +90,10 @@ impl Gpu {
 
     /// The pipelines of these kernels, in order. What was not compiled before is compiled on all cores.
     pub fn pipelines(&self, keys: &[(Key, &'static str)]) -> Result<Vec<ComputePipeline>> {
-        let missing = {
+        let missing: Vec<_> = {
             let compiled = self.pipelines.compiled.lock().unwrap_or_else(|e| e.into_inner());
-            let mut missing: HashMap<&Key, &'static str> = HashMap::new();
-            missing.extend(keys.iter().filter(|(k, _)| !compiled.contains_key(k)).map(|(k, file)| (k, *file)));
-            missing.into_iter().collect::<Vec<_>>()
+            let mut seen = HashSet::new();
+            keys.iter().filter(|kernel| !compiled.contains_key(&kernel.0) && seen.insert(&kernel.0)).collect()
         };
         let made = self.compile_all(&missing)?;
         let mut compiled = self.pipelines.compiled.lock().unwrap_or_else(|e| e.into_inner());
@@ -102,12 +101,12 @@ impl Gpu {
         Ok(keys.iter().filter_map(|(k, _)| compiled.get(k).cloned()).collect())
     }
 
-    fn compile_all(&self, kernels: &[(&Key, &'static str)]) -> Result<Vec<(Key, ComputePipeline)>> {
+    fn compile_all(&self, kernels: &[&(Key, &'static str)]) -> Result<Vec<(Key, ComputePipeline)>> {
         let next = AtomicUsize::new(0);
         let work = || {
             let mut done = Vec::new();
-            while let Some((key, file)) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
-                done.push(((*key).clone(), self.compile_one(key, file)?));
+            while let Some(&&(ref key, file)) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+                done.push((key.clone(), self.compile_one(key, file)?));
             }
             Ok(done)
         };

@@ -1,19 +1,19 @@
 //! The wgpu backend on every adapter of the machine. Without one the tests are ignored, with the reason; where the
 //! environment variable CI is set, that is a failure.
 
+mod faults;
 mod ops;
+mod times;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use muybridge_runtime::backend::Backend;
-use muybridge_runtime::backend::wgpu::{self as backend, WgpuBackend};
+use muybridge_runtime::backend::wgpu as backend;
 use muybridge_runtime::{
-    DType, Device, DeviceOptions, Error, Graph, HostTensor, Plan, PlanOptions, Result, Tensor, TensorDesc, Weight,
+    DType, Device, DeviceOptions, Error, Graph, HostTensor, Plan, PlanOptions, Result, TensorDesc, Weight,
 };
 
-use self::ops::{Negate, ScaleAdd};
+use self::ops::{Negate, PLAIN, SUBGROUP, ScaleAdd};
 
 type Outcome = std::result::Result<(), Failed>;
 type Test = fn(usize) -> Outcome;
@@ -25,18 +25,18 @@ const TESTS: &[(&str, Test)] = &[
     ("states_stay", states_stay),
     ("default_limits", default_limits),
     ("splits_at_the_binding_limit", splits_at_the_binding_limit),
-    ("times_nodes", times_nodes),
-    ("times_more_nodes_than_one_query_set_holds", times_many_nodes),
+    ("times_nodes", times::times_nodes),
+    ("times_more_nodes_than_one_query_set_holds", times::times_many_nodes),
     ("guards_stay_intact", guards_stay_intact),
     ("checked_kernels_agree", checked_kernels_agree),
-    ("a_refused_kernel_is_named", a_refused_kernel_is_named),
-    ("copies_any_range", copies_any_range),
-    ("copies_more_than_one_chunk", copies_more_than_one_chunk),
-    ("too_much_memory_is_a_typed_error", too_much_memory),
-    ("a_lost_device_is_a_typed_error", a_lost_device),
-    ("buffers_of_other_devices_are_refused", foreign_buffers),
+    ("a_refused_kernel_is_named", faults::a_refused_kernel_is_named),
+    ("copies_any_range", faults::copies_any_range),
+    ("copies_more_than_one_chunk", faults::copies_more_than_one_chunk),
+    ("too_much_memory_is_a_typed_error", faults::too_much_memory),
+    ("a_lost_device_is_a_typed_error", faults::a_lost_device),
+    ("buffers_of_other_devices_are_refused", faults::foreign_buffers),
     ("runs_from_many_threads", runs_from_many_threads),
-    ("encoding_time", encoding_time),
+    ("encoding_time", times::encoding_time),
 ];
 
 fn main() {
@@ -52,7 +52,8 @@ fn main() {
                 continue;
             }
             Err(reason) => {
-                trials.extend(TESTS.iter().map(|(test, _)| ignored(name, test, &reason)));
+                let tests = TESTS.iter().map(|(test, _)| *test).chain(["f16", "subgroups"]);
+                trials.extend(tests.map(|test| ignored(name, test, &reason)));
                 continue;
             }
         };
@@ -61,11 +62,16 @@ fn main() {
             true => Trial::test(format!("{name}/f16"), move || f16_runs(i)),
             false => ignored(name, "f16", &format!("{} has no f16", caps.name)),
         });
+        trials.push(match caps.subgroups {
+            Some(_) => Trial::test(format!("{name}/subgroups"), move || subgroups_run(i)),
+            None => ignored(name, "subgroups", &format!("{} has no subgroup operations", caps.name)),
+        });
     }
     libtest_mimic::run(&args, trials).exit();
 }
 
 fn ignored(device: &str, test: &str, reason: &str) -> Trial {
+    let reason = reason.split(". ").next().unwrap_or(reason);
     Trial::test(format!("{device}/{test} ({reason})"), || Ok(())).with_ignored_flag(true)
 }
 
@@ -113,7 +119,7 @@ fn runs_with_weights_and_values(index: usize) -> Outcome {
     let w = g.weight(&Weight::owned("w", ramp(1000, 3)));
     let a = g.node("a", ScaleAdd(2.0), &[x, w])?;
     let b = g.node("b", ScaleAdd(-1.0), &[a, y])?;
-    let c = g.node("c", Negate { broken: false }, &[b])?;
+    let c = g.node("c", Negate(PLAIN), &[b])?;
     // One value as both operands of one launch.
     let d = g.node("d", ScaleAdd(1.0), &[c, c])?;
     g.output("a", a);
@@ -219,42 +225,6 @@ fn splits_at_the_binding_limit(index: usize) -> Outcome {
     expect_sums(&plan.run_host(&[&x])?[0], &x, 3)
 }
 
-fn times_nodes(index: usize) -> Outcome {
-    // Without default limits stamps lie inside one pass, where the adapter can; with them each node has a pass.
-    for default_limits in [false, true] {
-        let device = open(index, &DeviceOptions { default_limits, ..DeviceOptions::default() })?;
-        if !device.caps().timestamps {
-            return Err("the adapter has no timestamps".into());
-        }
-        let (graph, _) = sums(1 << 20, 8, DType::F32)?;
-        let plan = Plan::new(&graph, &device)?;
-        let x = ramp(1 << 20, 8);
-        let (input, outputs) = (device.tensor(&x)?, plan.empty_outputs()?);
-        plan.run_into(&[&input], &outputs)?;
-        let profile = plan.profile(&[&input], &outputs)?;
-        expect_sums(&outputs[0].to_host()?, &x, 8)?;
-        let busy = profile.busy();
-        let text = format!("busy {busy} s, wall {} s, nodes {:?}", profile.wall, profile.nodes);
-        ensure(profile.nodes.iter().all(|n| n.seconds > 0.0) && busy < profile.wall * 1.05, text)?;
-    }
-    Ok(())
-}
-
-fn times_many_nodes(index: usize) -> Outcome {
-    for default_limits in [false, true] {
-        let device = open(index, &DeviceOptions { default_limits, ..DeviceOptions::default() })?;
-        let (graph, _) = sums(64, 4500, DType::F32)?;
-        let plan = Plan::new(&graph, &device)?;
-        let x = ramp(64, 8);
-        let (input, outputs) = (device.tensor(&x)?, plan.empty_outputs()?);
-        let profile = plan.profile(&[&input], &outputs)?;
-        expect_sums(&outputs[0].to_host()?, &x, 4500)?;
-        let timed = profile.nodes.iter().filter(|n| n.seconds > 0.0 && n.seconds < profile.wall).count();
-        ensure(timed > 4000, format!("{timed} of 4500 nodes have a plausible time"))?;
-    }
-    Ok(())
-}
-
 fn guards_stay_intact(index: usize) -> Outcome {
     let device = plain(index)?;
     let dtypes = if device.caps().f16 { &[DType::F32, DType::F16][..] } else { &[DType::F32] };
@@ -288,110 +258,14 @@ fn f16_runs(index: usize) -> Outcome {
     }
 }
 
-fn a_refused_kernel_is_named(index: usize) -> Outcome {
+fn subgroups_run(index: usize) -> Outcome {
     let device = plain(index)?;
     let mut g = Graph::new();
-    let x = g.input("x", TensorDesc::new([64], DType::F32));
-    let y = g.node("y", Negate { broken: true }, &[x])?;
+    let x = g.input("x", TensorDesc::new([1000], DType::F32));
+    let y = g.node("y", Negate(SUBGROUP), &[x])?;
     g.output("y", y);
-    match Plan::new(&g, &device) {
-        Err(Error::Compile { file, message }) => {
-            ensure(file.ends_with("negate.wgsl") && message.contains("WGSL"), format!("{file}: {message}"))?;
-        }
-        other => return Err(format!("{other:?}").into()),
-    }
-    let (graph, _) = sums(64, 1, DType::F32)?;
-    let x = ramp(64, 5);
-    expect_sums(&Plan::new(&graph, &device)?.run_host(&[&x])?[0], &x, 1)
-}
-
-fn copies_any_range(index: usize) -> Outcome {
-    let backend = WgpuBackend::new(index, &DeviceOptions::default())?;
-    let buffer = backend.allocate(1003, "a test")?;
-    let mut mirror = vec![0u8; 1003];
-    backend.write(&*buffer, 0, &mirror)?;
-    let mut state = 12345u64;
-    let mut random = |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % below
-    };
-    for step in 0..60 {
-        let start = random(1003);
-        let len = if step % 3 == 0 { random(6).min(1003 - start) } else { random(1004 - start) };
-        let bytes: Vec<u8> = (0..len).map(|_| random(256) as u8).collect();
-        backend.write(&*buffer, start as u64, &bytes)?;
-        mirror[start..start + len].copy_from_slice(&bytes);
-        let (from, count) = (random(1003), random(400));
-        let count = count.min(1003 - from);
-        let mut found = vec![0u8; count];
-        backend.read(&*buffer, from as u64, &mut found)?;
-        ensure(found == mirror[from..from + count], format!("step {step}: {count} bytes from {from}"))?;
-    }
-    let mut all = vec![0u8; 1003];
-    backend.read(&*buffer, 0, &mut all)?;
-    ensure(all == mirror, "the whole buffer differs")?;
-    ensure(backend.read(&*buffer, 1000, &mut [0; 100]).is_err(), "read beyond the end")?;
-    ensure(backend.write(&*buffer, u64::MAX, &[0; 2]).is_err(), "wrote beyond the end")
-}
-
-fn copies_more_than_one_chunk(index: usize) -> Outcome {
-    let backend = WgpuBackend::new(index, &DeviceOptions::default())?;
-    let n = (70usize << 20) + 3;
-    let buffer = backend.allocate(n as u64, "a test")?;
-    let bytes: Vec<u8> = (0..n).map(|i| (i / 4093) as u8).collect();
-    backend.write(&*buffer, 0, &bytes)?;
-    let mut found = vec![0u8; n - 1];
-    backend.read(&*buffer, 1, &mut found)?;
-    ensure(found == bytes[1..], "what was read is not what was written")
-}
-
-fn too_much_memory(index: usize) -> Outcome {
-    let backend = backend::open(index, &DeviceOptions::default())?;
-    for bytes in [u64::MAX, 1 << 60] {
-        match backend.allocate(bytes, "a test").map(|b| b.bytes()) {
-            Err(Error::OutOfMemory { wanted, limit: Some(_), .. }) => ensure(wanted == bytes, "another size")?,
-            other => return Err(format!("{other:?}").into()),
-        }
-    }
-    let device = Device::from_backend("full", backend);
-    let mut large = Graph::new();
-    let x = large.input("x", TensorDesc::new([1 << 45], DType::F32));
-    large.output("y", x);
-    match Plan::new(&large, &device) {
-        Err(Error::OutOfMemory { wanted, .. }) => ensure(wanted == 1 << 47, format!("{wanted} bytes"))?,
-        other => return Err(format!("{other:?}").into()),
-    }
-    let (graph, _) = sums(64, 1, DType::F32)?;
-    let x = ramp(64, 5);
-    expect_sums(&Plan::new(&graph, &device)?.run_host(&[&x])?[0], &x, 1)
-}
-
-fn a_lost_device(index: usize) -> Outcome {
-    let backend = Arc::new(WgpuBackend::new(index, &DeviceOptions::default())?);
-    let device = Device::from_backend("lost", backend.clone());
-    let (graph, _) = sums(64, 1, DType::F32)?;
-    let plan = Plan::new(&graph, &device)?;
-    let x = ramp(64, 5);
-    let input = device.tensor(&x)?;
-    let outputs = plan.run(&[&input])?;
-    backend.destroy();
-    let lost = |r: Result<()>| matches!(r, Err(Error::DeviceLost { .. }));
-    ensure(lost(plan.run_into(&[&input], &outputs)), "run")?;
-    ensure(lost(plan.profile(&[&input], &outputs).map(drop)), "profile")?;
-    ensure(lost(outputs[0].to_host().map(drop)), "read")?;
-    ensure(lost(device.tensor(&x).map(drop)), "allocate")?;
-    ensure(lost(Plan::new(&graph, &device).map(drop)), "compile")?;
-    let other = plain(index)?;
-    expect_sums(&Plan::new(&graph, &other)?.run_host(&[&x])?[0], &x, 1)
-}
-
-fn foreign_buffers(index: usize) -> Outcome {
-    let (a, b) = (backend::open(index, &DeviceOptions::default())?, backend::open(index, &DeviceOptions::default())?);
-    let buffer = a.allocate(64, "a test")?;
-    match b.write(&*buffer, 0, &[0; 64]) {
-        Err(Error::Driver { reason, .. }) => ensure(reason.contains("another device"), reason),
-        other => Err(format!("{other:?}").into()),
-    }
+    let y = Plan::new(&g, &device)?.run_host(&[&ramp(1000, 31)])?[0].to_f32();
+    ensure((0..1000).all(|i| y[i] == -((i % 31) as f32)), "an element differs")
 }
 
 fn runs_from_many_threads(index: usize) -> Outcome {
@@ -412,21 +286,4 @@ fn runs_from_many_threads(index: usize) -> Outcome {
         let threads: Vec<_> = (0..4).map(|i| s.spawn(move || one(i))).collect();
         threads.into_iter().try_for_each(|t| t.join().map_err(|_| Failed::from("panicked"))?)
     })
-}
-
-fn encoding_time(index: usize) -> Outcome {
-    let device = plain(index)?;
-    let (graph, _) = sums(64, 1000, DType::F32)?;
-    let plan = Plan::new(&graph, &device)?;
-    let x = ramp(64, 5);
-    let (input, outputs): (Tensor, Vec<Tensor>) = (device.tensor(&x)?, plan.empty_outputs()?);
-    let mut best = f64::MAX;
-    for _ in 0..20 {
-        let started = Instant::now();
-        plan.run_into(&[&input], &outputs)?;
-        best = best.min(started.elapsed().as_secs_f64());
-        outputs[0].to_host()?;
-    }
-    println!("{}: {:.2} µs a node to encode and submit", device.name(), best * 1e6 / 1000.0);
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Two ops for the tests: one with operands of every kind and parameters, split where it must be; one with neither.
 
-use muybridge_runtime::source::Constant;
+use muybridge_runtime::source::{Binding, Constant};
 use muybridge_runtime::{
     Arg, Code, Cost, DType, KernelSource, Launch, Lowering, Mismatch, Op, Site, Target, TensorDesc, Variant,
 };
@@ -14,16 +14,6 @@ pub struct ScaleAdd(pub f32);
 
 const SCALE_ADD: &[Variant] = &[Variant { name: "simple", target: Target::Wgsl, launches: 1 }];
 const NEGATE: &[Variant] = &[Variant { name: "simple", target: Target::Wgsl, launches: 1 }];
-
-/// The kernel with the binding of `w` before it: a weight is bound otherwise than an activation.
-fn text(w_is_weight: bool) -> &'static str {
-    const BODY: &str = include_str!("scale_add.wgsl");
-    const WEIGHT: &str = "@group(0) @binding(1) var<storage, read> w: array<elem>;\n";
-    const VALUE: &str = "@group(0) @binding(1) var<storage, read_write> w: array<elem>;\n";
-    static TEXTS: std::sync::OnceLock<[String; 2]> = std::sync::OnceLock::new();
-    let texts = TEXTS.get_or_init(|| [format!("{VALUE}{BODY}"), format!("{WEIGHT}{BODY}")]);
-    &texts[usize::from(w_is_weight)]
-}
 
 impl Op for ScaleAdd {
     fn name(&self) -> &'static str {
@@ -51,11 +41,13 @@ impl Op for ScaleAdd {
             return None;
         }
         let (total, size) = (site.output.bytes(), site.output.dtype.size() as u64);
+        let dtype = site.output.dtype;
+        let buffer = |name, constant| Binding::Buffer { name, dtype, lanes: 1, constant };
         let source = KernelSource {
             file: "runtime/tests/wgpu/scale_add.wgsl",
-            text: text(site.is_weight[1]),
+            text: include_str!("scale_add.wgsl"),
             entry: "scale_add",
-            constants: vec![("elem", Constant::Type(site.output.dtype))],
+            bindings: vec![buffer("x", site.is_weight[0]), buffer("w", site.is_weight[1]), buffer("out", false)],
             ..KernelSource::default()
         };
         let mut launches = Vec::new();
@@ -81,11 +73,16 @@ impl Op for ScaleAdd {
     }
 }
 
-/// `out = -x`, or a kernel that no compiler takes.
+/// `out = -x` by one of several texts.
 #[derive(Debug)]
-pub struct Negate {
-    pub broken: bool,
-}
+pub struct Negate(pub &'static str);
+
+/// The plain kernel.
+pub const PLAIN: &str = include_str!("negate.wgsl");
+/// The kernel by way of a subgroup operation.
+pub const SUBGROUP: &str = include_str!("negate_subgroup.wgsl");
+/// No kernel: a text that every compiler refuses.
+pub const BROKEN: &str = "fn negate() { not WGSL }";
 
 impl Op for Negate {
     fn name(&self) -> &'static str {
@@ -109,10 +106,9 @@ impl Op for Negate {
 
     fn lower(&self, _: &Variant, site: &Site<'_>) -> Option<Lowering> {
         let count = site.output.shape.count() as u32;
-        let text = if self.broken { "fn negate() { not WGSL }" } else { include_str!("negate.wgsl") };
         let source = KernelSource {
             file: "runtime/tests/wgpu/negate.wgsl",
-            text,
+            text: self.0,
             entry: "negate",
             constants: vec![("COUNT", Constant::U32(count))],
             ..KernelSource::default()
