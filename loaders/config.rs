@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use serde_json::{Map, Value};
 
 use crate::error::{LoadError, Result, shown};
-use crate::json::{parse_value, quote_bare_words, read_bounded};
+use crate::json::{check_length, parse_value, quote_bare_words, read_bounded};
 
 /// A `config.json`. A field that is `null` counts as absent. It remembers which fields were looked at.
 #[derive(Debug)]
@@ -43,10 +43,7 @@ impl Config {
     /// The bytes are not a JSON object, an object has a name twice, or values nest deeper than 128.
     pub fn parse(bytes: &[u8], file: impl AsRef<Path>) -> Result<Config> {
         let file = file.as_ref();
-        if bytes.len() as u64 > Config::MAX_BYTES {
-            let reason = format!("{} bytes, where at most {} are read", bytes.len(), Config::MAX_BYTES);
-            return Err(LoadError::config(file, "", reason));
-        }
+        check_length(file, bytes.len() as u64, Config::MAX_BYTES)?;
         match parse_value(&quote_bare_words(bytes)).map_err(|e| LoadError::config(file, "", e))? {
             Value::Object(fields) => Ok(Config::at(file, String::new(), fields)),
             other => Err(LoadError::config(file, "", format!("wanted an object, found {}", kind(&other)))),
@@ -188,6 +185,12 @@ impl Config {
     /// Whether a field is present and not null. Counts as looking at it.
     pub fn has(&self, field: &str) -> bool {
         self.value(field).is_some()
+    }
+
+    /// Whether a field is written down as null. In some fields that says something else than absence
+    /// (`"mid_block_type": null` is a network without a middle).
+    pub fn is_null(&self, field: &str) -> bool {
+        self.fields.get(field).is_some_and(Value::is_null)
     }
 
     /// Names of the fields that are present, not null, and were never looked at: what the model does not know about.
