@@ -106,9 +106,9 @@ impl Element for bf16 {
 }
 
 /// Highest rank of a tensor.
-pub const MAX_RANK: usize = 6;
+pub(crate) const MAX_RANK: usize = 6;
 
-/// Extents of a tensor, outermost first. At most [`MAX_RANK`] of them; the last one is contiguous.
+/// Extents of a tensor, outermost first. At most 6 of them; the last one is contiguous.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     extents: [usize; MAX_RANK],
@@ -119,7 +119,7 @@ impl Shape {
     /// A shape from its extents.
     ///
     /// # Errors
-    /// A rank above [`MAX_RANK`], or a product of extents that does not fit 62 bits.
+    /// A rank above 6, or a product of extents that does not fit 62 bits.
     pub fn new(extents: &[usize]) -> Result<Shape> {
         if extents.len() > MAX_RANK {
             return Err(Error::Call(format!("a tensor of rank {} (the highest is {MAX_RANK})", extents.len())));
@@ -173,7 +173,7 @@ impl Shape {
 }
 
 impl<const N: usize> From<[usize; N]> for Shape {
-    /// Shapes written down in code: `N` is at most [`MAX_RANK`], checked at compile time.
+    /// Shapes written down in code: `N` is at most 6, checked at compile time.
     fn from(extents: [usize; N]) -> Shape {
         const { assert!(N <= MAX_RANK) };
         let mut s = Shape { extents: [1; MAX_RANK], rank: N as u8 };
