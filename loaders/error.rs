@@ -26,6 +26,16 @@ pub enum LoadError {
         /// What was looked for, and what was there.
         reason: String,
     },
+    /// A file is longer than such a file can reasonably be, and was not read.
+    #[error("{}: {length} bytes, where at most {most} are read", file.display())]
+    TooLong {
+        /// The file.
+        file: PathBuf,
+        /// Its length in bytes.
+        length: u64,
+        /// The most that is read.
+        most: u64,
+    },
     /// A safetensors header cannot be believed.
     #[error("{}: bad safetensors header: {reason}", file.display())]
     Header {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use muybridge_runtime::ByteOwner;
 
-use crate::error::Result;
+use crate::error::{LoadError, Result, shown};
 use crate::header::{Header, TensorEntry};
 use crate::map::MappedFile;
 
@@ -41,8 +41,15 @@ impl SafetensorsFile {
     }
 
     /// The bytes of one of its tensors.
-    pub fn data(&self, entry: &TensorEntry) -> &[u8] {
-        self.map.bytes().get(entry.range.clone()).unwrap_or_default()
+    ///
+    /// # Errors
+    /// The entry is another file's, and its range lies outside this one.
+    pub fn data(&self, entry: &TensorEntry) -> Result<&[u8]> {
+        self.map.bytes().get(entry.range.clone()).ok_or_else(|| LoadError::Range {
+            file: self.path.clone(),
+            tensor: shown(&entry.name),
+            reason: format!("its bytes {:?} lie outside the file", entry.range),
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, de};
 
 use crate::error::{LoadError, Result, shown};
-use crate::json::UniqueMap;
+use crate::json::{MAX_NAMES, UniqueMap};
 
 /// One tensor of a safetensors file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +62,10 @@ pub struct Header {
 const PREFIX: usize = 8;
 
 impl Header {
-    /// Longest header that is read, in bytes: the limit of the format's own library.
-    pub const MAX_BYTES: usize = 100_000_000;
+    /// Longest header that is read, in bytes: more than [`Header::MAX_TENSORS`] usual entries take.
+    pub const MAX_BYTES: usize = 32 << 20;
     /// Most tensors in one file.
-    pub const MAX_TENSORS: usize = 1 << 18;
+    pub const MAX_TENSORS: usize = MAX_NAMES;
     /// Longest name of a tensor, in bytes.
     pub const MAX_NAME: usize = 512;
     /// Highest rank of a tensor.
@@ -101,6 +101,9 @@ fn header_text(bytes: &[u8]) -> Result<String, String> {
     }
     let text = usize::try_from(claimed).ok().and_then(|n| rest.get(..n));
     let text = text.ok_or_else(|| format!("claims a length of {claimed} bytes, the file has {} more", rest.len()))?;
+    if text.first() != Some(&b'{') {
+        return Err("does not begin with a brace".into());
+    }
     String::from_utf8(text.to_vec()).map_err(|e| format!("is not UTF-8: {e}"))
 }
 

@@ -7,8 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::error::{LoadError, Result, shown};
-use crate::header::Header;
-use crate::json::UniqueMap;
+use crate::json::{UniqueMap, check_length};
 
 /// A checked `*.safetensors.index.json`: every shard is a plain file name, to be found beside the index.
 #[derive(Clone, Debug)]
@@ -38,16 +37,11 @@ impl Index {
     pub fn parse(bytes: &[u8], file: impl AsRef<Path>) -> Result<Index> {
         let file = file.as_ref();
         let bad = |reason: String| LoadError::Index { file: file.into(), reason };
-        if bytes.len() as u64 > Index::MAX_BYTES {
-            return Err(bad(format!("{} bytes, where at most {} are read", bytes.len(), Index::MAX_BYTES)));
-        }
+        check_length(file, bytes.len() as u64, Index::MAX_BYTES)?;
         let stored: StoredIndex = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         let weight_map = stored.weight_map.0;
         if weight_map.is_empty() {
             return Err(bad("maps no tensor".into()));
-        }
-        if weight_map.len() > Header::MAX_TENSORS {
-            return Err(bad(format!("more than {} tensors", Header::MAX_TENSORS)));
         }
         for (tensor, shard) in &weight_map {
             check_name(shard).map_err(|reason| LoadError::Shard {

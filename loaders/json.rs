@@ -7,7 +7,7 @@ use std::io::Read;
 use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::{Map, Number, Value};
 
@@ -16,13 +16,16 @@ use crate::error::{LoadError, Result, shown};
 /// Reads a whole regular file of at most `most` bytes.
 pub(crate) fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>> {
     let (file, length) = open_regular(path)?;
-    let too_long = || LoadError::config(path, "", format!("{length} bytes, where at most {most} are read"));
-    if length > most {
-        return Err(too_long());
-    }
+    check_length(path, length, most)?;
     let mut bytes = Vec::with_capacity(length as usize);
     file.take(most + 1).read_to_end(&mut bytes).map_err(LoadError::io(path))?;
-    if bytes.len() as u64 > most { Err(too_long()) } else { Ok(bytes) }
+    check_length(path, bytes.len() as u64, most)?;
+    Ok(bytes)
+}
+
+/// Refuses a length above `most`.
+pub(crate) fn check_length(file: &Path, length: u64, most: u64) -> Result<()> {
+    if length > most { Err(LoadError::TooLong { file: file.into(), length, most }) } else { Ok(()) }
 }
 
 /// Opens a regular file and tells its length. Pipes and devices are refused before they are opened: they could block.
@@ -35,6 +38,9 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     let length = file.metadata().map_err(LoadError::io(path))?.len();
     Ok((file, length))
 }
+
+/// Most names of an object: more than any checkpoint has, and few enough that they fit in little memory.
+pub(crate) const MAX_NAMES: usize = 1 << 18;
 
 /// A JSON object whose names are all different.
 pub(crate) struct UniqueMap<V>(pub BTreeMap<String, V>);
@@ -60,6 +66,9 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for UniqueVisitor<V> {
             let value = map.next_value()?;
             if all.contains_key(&name) {
                 return Err(twice(&name));
+            }
+            if all.len() == MAX_NAMES {
+                return Err(A::Error::custom(format!("more than {MAX_NAMES} names")));
             }
             all.insert(name, value);
         }

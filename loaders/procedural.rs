@@ -4,10 +4,11 @@ use std::path::Path;
 
 use muybridge_runtime::{DType, Shape, TensorDesc, Weight};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::{LoadError, Result, shown};
 use crate::header::Header;
-use crate::json::{UniqueMap, read_bounded};
+use crate::json::{parse_value, read_bounded};
 
 /// A tensor of a `weights_spec.json`: element `i` is `amp` times the engine's procedural rule with this seed.
 #[derive(Clone, Debug)]
@@ -33,22 +34,29 @@ enum Seed {
 }
 
 /// Longest specification that is read, in bytes.
-const MAX_BYTES: u64 = 32 << 20;
+const MAX_BYTES: u64 = 4 << 20;
+/// Most elements of one tensor: a line of text must not ask for more memory than any weight has.
+const MAX_ELEMENTS: usize = 1 << 31;
 
 /// Reads a `weights_spec.json`: tensor name → shape, seed, amplitude.
 pub(crate) fn read_spec(path: &Path) -> Result<Vec<(String, Rule)>> {
     let bytes = read_bounded(path, MAX_BYTES)?;
-    let stored: UniqueMap<StoredRule> =
-        serde_json::from_slice(&bytes).map_err(|e| LoadError::config(path, "", e.to_string()))?;
-    stored.0.into_iter().map(|(name, rule)| check(path, &name, rule).map(|r| (name, r))).collect()
+    let Value::Object(rules) = parse_value(&bytes).map_err(|e| LoadError::config(path, "", e))? else {
+        return Err(LoadError::config(path, "", "wanted an object from tensor names to rules"));
+    };
+    rules.into_iter().map(|(name, rule)| check(path, &name, rule).map(|r| (name, r))).collect()
 }
 
-fn check(path: &Path, name: &str, stored: StoredRule) -> Result<Rule> {
-    let wrong = |reason: String| LoadError::Tensor { file: path.into(), tensor: shown(name), reason };
+fn check(path: &Path, name: &str, stored: Value) -> Result<Rule> {
+    let wrong = |reason: String| LoadError::tensor(path, name, reason);
+    let stored: StoredRule = serde_json::from_value(stored).map_err(|e| wrong(e.to_string()))?;
     if name.len() > Header::MAX_NAME {
         return Err(wrong(format!("a name of {} bytes, where at most {} are read", name.len(), Header::MAX_NAME)));
     }
     let shape = Shape::new(&stored.shape).map_err(|e| wrong(e.to_string()))?;
+    if shape.count() > MAX_ELEMENTS {
+        return Err(wrong(format!("{shape} has more than {MAX_ELEMENTS} elements")));
+    }
     let seed = match stored.seed {
         Seed::Number(n) => n,
         Seed::Text(text) => text.parse().map_err(|_| wrong(format!("the seed {:?} is no number", shown(&text))))?,

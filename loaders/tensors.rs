@@ -11,7 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{LoadError, Result};
 use crate::file::SafetensorsFile;
-use crate::header::TensorEntry;
+use crate::header::{Header, TensorEntry};
 
 /// Reads all tensors of a file into memory. Floats of 16 and 32 bits stay as they are; integers, booleans and f64
 /// become f32, f64 rounded to nearest even. What a tensor was stored as is told by [`SafetensorsFile::header`].
@@ -27,7 +27,7 @@ pub fn read_tensors(path: impl AsRef<Path>) -> Result<BTreeMap<String, HostTenso
 
 fn read_tensor(file: &SafetensorsFile, entry: &TensorEntry) -> Result<HostTensor> {
     let wrong = |reason: String| LoadError::tensor(file.path(), &entry.name, reason);
-    let (shape, bytes) = (entry.dims(file.path())?, file.data(entry));
+    let (shape, bytes) = (entry.dims(file.path())?, file.data(entry)?);
     if let Some(dtype) = entry.element() {
         return HostTensor::from_bytes(TensorDesc { shape, dtype }, bytes).map_err(|e| wrong(e.to_string()));
     }
@@ -76,6 +76,8 @@ pub fn write_tensors(path: impl AsRef<Path>, tensors: &BTreeMap<String, HostTens
     }
     let bytes = safetensors::serialize(views, None)
         .map_err(|e| LoadError::Header { file: path.into(), reason: e.to_string() })?;
+    // A name that the format keeps for itself, or that is too long, would make a file that nobody can read.
+    Header::parse(&bytes, path)?;
     write_whole(path, &bytes).map_err(LoadError::io(path))
 }
 
