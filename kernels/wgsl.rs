@@ -72,6 +72,12 @@ impl<'a> Kernel<'a> {
         self
     }
 
+    /// The same kernel with another entry point of its text.
+    pub fn entry(mut self, entry: &'static str) -> Self {
+        self.source.entry = entry;
+        self
+    }
+
     /// Chooses what `activate` does.
     pub fn activation(self, activation: Activation) -> Self {
         self.constant("ACTIVATION", activation.code())
@@ -168,36 +174,49 @@ impl<'a> Kernel<'a> {
         self
     }
 
-    /// Binds only these elements of the operand `name`. Gives the index in the binding of the first of them.
-    pub fn cut(&mut self, name: &str, elements: Range<u64>) -> u32 {
-        let buffers = self.source.bindings.iter().filter_map(|b| match b {
+    /// What the device can do.
+    pub fn caps(&self) -> &'a Caps {
+        self.site.caps
+    }
+
+    /// Whether the operand `name` is there and does not fit one binding.
+    pub fn too_large(&self, name: &str) -> bool {
+        let found = self.buffers().zip(&self.args).find(|((n, _), _)| *n == name);
+        found.is_some_and(|(_, arg)| self.bytes(arg.slot) > self.site.caps.max_binding)
+    }
+
+    /// Name and element type of each argument.
+    fn buffers(&self) -> impl Iterator<Item = (&'static str, DType)> {
+        self.source.bindings.iter().filter_map(|b| match b {
             Binding::Buffer { name, dtype, .. } => Some((*name, *dtype)),
             Binding::Absent { .. } => None,
-        });
-        let found = buffers.zip(&mut self.args).find(|((n, _), _)| *n == name);
-        let Some(((_, dtype), arg)) = found else { return 0 };
+        })
+    }
+
+    /// Binds only these elements of the operand `name`. Gives the index in the binding of the first of them.
+    pub fn cut(&mut self, name: &str, elements: Range<u64>) -> u32 {
+        let Some((k, (_, dtype))) = self.buffers().enumerate().find(|(_, (n, _))| *n == name) else { return 0 };
         let size = dtype.size() as u64;
         let start = elements.start * size;
         let offset = start - start % self.site.caps.binding_align;
-        *arg = arg.range(offset, elements.end * size - offset);
+        self.args[k] = self.args[k].range(offset, elements.end * size - offset);
         ((start - offset) / size) as u32
     }
 
     /// A launch over the operands as they are bound now. `params` are the fields of the text's `struct Params`, in order: an
     /// array of u32 (floats by `to_bits`), or a `#[repr(C)]` struct. `None` where a grid or a binding is too large.
     pub fn launch<P: NoUninit>(&self, grid: Option<[u32; 3]>, block: [u32; 3], params: &P) -> Option<Launch> {
+        self.launch_bytes(grid, block, bytemuck::bytes_of(params).to_vec())
+    }
+
+    /// As [`Kernel::launch`], with parameters whose number varies.
+    pub fn launch_bytes(&self, grid: Option<[u32; 3]>, block: [u32; 3], params: Vec<u8>) -> Option<Launch> {
         let bound = |arg: &Arg| arg.bytes.unwrap_or_else(|| self.bytes(arg.slot));
         if !self.fits || self.args.iter().any(|a| bound(a) > self.site.caps.max_binding) {
             return None;
         }
-        Some(Launch {
-            code: Code::Kernel(self.source.clone()),
-            grid: grid?,
-            block,
-            shared: 0,
-            args: self.args.clone(),
-            params: bytemuck::bytes_of(params).to_vec(),
-        })
+        let code = Code::Kernel(self.source.clone());
+        Some(Launch { code, grid: grid?, block, shared: 0, args: self.args.clone(), params })
     }
 
     /// Bytes of an operand in the layout that the kernel sees.

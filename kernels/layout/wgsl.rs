@@ -1,9 +1,103 @@
 //! WGSL launches.
 
-use muybridge_runtime::{Lowering, Site};
+use std::ops::Range;
+
+use muybridge_runtime::{Launch, Lowering, Site};
 
 use super::Layout;
+use crate::wgsl::{Kernel, WIDE, line, pieces};
 
-pub(super) fn lower(_: &Layout, _: &str, _: &Site<'_>) -> Option<Lowering> {
-    None
+pub(super) fn lower(op: &Layout, variant: &str, site: &Site<'_>) -> Option<Lowering> {
+    if variant != "simple" {
+        return None;
+    }
+    let second = (*op == Layout::Concat).then_some(1);
+    let kernel = Kernel::new(site, "kernels/layout/simple.wgsl", include_str!("simple.wgsl"), "layout")
+        .constant("BLOCK", WIDE)
+        .input("x", 0)
+        .optional("x2", second, 0.0)
+        .output("y");
+    let map = Map::new(op, site);
+    let size = site.output.dtype.size() as u64;
+    let parts = pieces(site.caps, map.rows, &[map.x_row * size, map.x2_row * size, map.y_row * size], 1)?;
+    let launches: Vec<Option<Launch>> = parts.into_iter().map(|part| map.launch(&kernel, part)).collect();
+    kernel.lower(launches)
+}
+
+/// Where the elements of the result come from.
+struct Map {
+    /// Units in which the work can be divided, and elements of one in each operand and in the result.
+    rows: u64,
+    x_row: u64,
+    x2_row: u64,
+    y_row: u64,
+    /// Extents of the three inner axes of the result, and steps in x along all four.
+    extents: [u64; 3],
+    steps: [i64; 4],
+    /// Index in x of the first element of a row.
+    base: u64,
+    /// Columns that come from x.
+    split: u64,
+}
+
+impl Map {
+    fn new(op: &Layout, site: &Site<'_>) -> Map {
+        let (x, y) = (site.inputs[0].shape, site.output.shape);
+        let (columns, wide) = (x.last() as u64, y.last() as u64);
+        let by_rows = Map {
+            rows: y.rows() as u64,
+            x_row: columns,
+            x2_row: 0,
+            y_row: wide,
+            extents: [1, 1, wide],
+            steps: [columns as i64, 0, 0, 1],
+            base: 0,
+            split: wide,
+        };
+        match *op {
+            Layout::Concat => Map { x2_row: wide - columns, split: columns, ..by_rows },
+            Layout::Slice { from, .. } => Map { base: from as u64, ..by_rows },
+            Layout::Reverse => Map { base: columns - 1, steps: [columns as i64, 0, 0, -1], ..by_rows },
+            Layout::Permute(axes) => {
+                let step = |axis: usize| (axis + 1..4).map(|a| x[a] as i64).product();
+                // The work is divided along the outermost axis where that stays in place.
+                let rows = if axes[0] == 0 { y[0] as u64 } else { 1 };
+                let row = (y.count() as u64).checked_div(rows).unwrap_or(0);
+                Map {
+                    rows,
+                    x_row: row,
+                    y_row: row,
+                    extents: [1, 2, 3].map(|a| y[a] as u64),
+                    steps: axes.map(step),
+                    ..by_rows
+                }
+            }
+        }
+    }
+
+    fn launch(&self, kernel: &Kernel<'_>, part: Range<u64>) -> Option<Launch> {
+        let mut kernel = kernel.clone();
+        let [x, x2, y] = [("x", self.x_row), ("x2", self.x2_row), ("y", self.y_row)]
+            .map(|(name, row)| kernel.cut(name, part.start * row..part.end * row));
+        let count = (part.end - part.start) * self.y_row;
+        let base = u64::from(x) + self.base;
+        let extents = self.extents.map(|e| e as u32);
+        let steps = self.steps.map(|s| s as i32 as u32);
+        let params = [
+            count as u32,
+            extents[0],
+            extents[1],
+            extents[2],
+            base as u32,
+            steps[0],
+            steps[1],
+            steps[2],
+            steps[3],
+            self.split as u32,
+            self.x2_row as u32,
+            x2,
+            y,
+        ];
+        kernel.launch(line(kernel.caps(), count.div_ceil(u64::from(WIDE))), [WIDE, 1, 1], &params)
+    }
 }

@@ -1,0 +1,91 @@
+// what:   group norm of one or two sources, modulation, activation: one workgroup per clip and group, kept on chip
+// in/out: x [items, positions, c1], x2 [items, positions, c2] -> y [items, positions, c1+c2]; weight, bias [c1+c2];
+//         modulation [items, stride]; `frames` items make a clip
+// launch: a line of clips * groups workgroups of BLOCK (a power of two); 4 * (BLOCK + CAPACITY) shared bytes
+// work:   8 flop and the activation's per element; x read once, y written once
+// needs:  a group's elements as f32 in workgroup memory
+// error:  f32 sums of count / BLOCK terms about 0 and about the mean, then a tree
+// idea:   as simple, with the elements read once into workgroup memory, where the three sweeps find them
+
+struct Params {
+    // Of the whole launch, and of one group.
+    clips: u32,
+    groups: u32,
+    width: u32,
+    // Of one item, and of one clip.
+    positions: u32,
+    clip_positions: u32,
+    c1: u32,
+    c2: u32,
+    // First column and row length of the modulation.
+    column: u32,
+    stride: u32,
+}
+
+var<workgroup> partial: array<f32, BLOCK>;
+// Element i belongs to invocation i % BLOCK alone, so no barrier protects it.
+var<workgroup> kept: array<f32, CAPACITY>;
+
+fn source(position: u32, channel: u32) -> f32 {
+    if (channel < params.c1) {
+        return read_x(position * params.c1 + channel);
+    }
+    return read_x2(position * params.c2 + channel - params.c1);
+}
+
+// Sum of one value per invocation, the same for all.
+fn total(value: f32, local: u32) -> f32 {
+    // Protects the result of an earlier sum until everyone has read it.
+    workgroupBarrier();
+    partial[local] = value;
+    for (var half = BLOCK / 2u; half > 0u; half /= 2u) {
+        // Protects the upper half until everyone has written it.
+        workgroupBarrier();
+        if (local < half) {
+            partial[local] += partial[local + half];
+        }
+    }
+    // Protects the sum until invocation 0 has written it.
+    workgroupBarrier();
+    return partial[0];
+}
+
+@compute @workgroup_size(BLOCK)
+fn group_norm(
+    @builtin(workgroup_id) group_id: vec3<u32>,
+    @builtin(num_workgroups) group_count: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let id = linear_group(group_id, group_count);
+    if (id >= params.clips * params.groups) { return; }
+    let first_position = id / params.groups * params.clip_positions;
+    let first_channel = id % params.groups * params.width;
+    let count = params.clip_positions * params.width;
+    let channels = params.c1 + params.c2;
+
+    // 1. Mean, while the elements come in.
+    var sum = 0.0;
+    for (var i = local; i < count; i += BLOCK) {
+        let v = source(first_position + i / params.width, first_channel + i % params.width);
+        kept[i] = v;
+        sum += v;
+    }
+    let mean = total(sum, local) / f32(count);
+
+    // 2. Variance about the mean.
+    var squares = 0.0;
+    for (var i = local; i < count; i += BLOCK) {
+        let d = kept[i] - mean;
+        squares += d * d;
+    }
+    let scale = 1.0 / sqrt(total(squares, local) / f32(count) + EPS);
+
+    // 3. Result.
+    for (var i = local; i < count; i += BLOCK) {
+        let position = first_position + i / params.width;
+        let channel = first_channel + i % params.width;
+        let v = (kept[i] - mean) * scale * read_weight(channel) + read_bias(channel);
+        let m = position / params.positions * params.stride + params.column + channel;
+        write_y(position * channels + channel, activate(v * (1.0 + read_modulation(m)) + read_modulation(m + channels)));
+    }
+}
