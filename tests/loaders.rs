@@ -112,6 +112,16 @@ fn header_lengths_beyond_the_file_or_the_limit_are_refused_unread() {
 }
 
 #[test]
+fn a_huge_header_that_is_really_there_is_not_copied() {
+    let dir = Dir::new();
+    for (claimed, words) in [(1u64 << 30, "at most"), (32 << 20, "does not begin with a brace")] {
+        let file = dir.write("huge.safetensors", claimed.to_le_bytes());
+        fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(8 + claimed).unwrap();
+        assert_is!(refused(&file, &[words]), Header);
+    }
+}
+
+#[test]
 fn a_header_that_is_not_the_formats_json_is_refused() {
     let dir = Dir::new();
     let deep = format!("{{\"__metadata__\":{}", "[".repeat(100_000));
