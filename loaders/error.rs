@@ -173,13 +173,20 @@ impl LoadError {
     }
 }
 
-/// A name from a file as it may be shown: control characters escaped, and not longer than a line or two.
+/// A name from a file as it may be shown: control characters escaped, and not longer than a line or two. A long one is
+/// cut in the middle, because a path says most at its end.
 pub(crate) fn shown(name: &str) -> String {
+    const START: usize = 80;
+    const END: usize = 120;
+    let count = name.chars().count();
+    let cut = if count > START + END { START..count - END } else { 0..0 };
     let mut text = String::new();
     for (i, c) in name.chars().enumerate() {
-        if i == 200 {
+        if i == cut.start && !cut.is_empty() {
             text.push('…');
-            break;
+        }
+        if cut.contains(&i) {
+            continue;
         }
         if c.is_control() { text.extend(c.escape_debug()) } else { text.push(c) }
     }
@@ -200,4 +207,18 @@ fn hint(near: &[String]) -> String {
 
 fn field_prefix(field: &str) -> String {
     if field.is_empty() { String::new() } else { format!("field {field}: ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn a_name_is_shown_whole_or_by_both_its_ends() {
+        assert_eq!(shown("mid.attn\u{1b}[2J\n.weight"), "mid.attn\\u{1b}[2J\\n.weight");
+        assert_eq!(shown(&"é".repeat(200)), "é".repeat(200));
+        let long = shown(&format!("a.{}.weight", "x".repeat(1000)));
+        assert!(long.starts_with("a.x") && long.contains("x…x") && long.ends_with("x.weight"), "{long}");
+        assert_eq!(long.chars().count(), 201);
+    }
 }

@@ -33,6 +33,6 @@ fn check(config: &Config, depth: usize) {
 
 fn named<T>(name: &str, result: Result<T>) -> Option<T> {
     result
-        .inspect_err(|e| assert!(name.contains(char::is_control) || name.len() > 200 || e.to_string().contains(name)))
+        .inspect_err(|e| assert!(name.contains(char::is_control) || name.len() > 100 || e.to_string().contains(name)))
         .ok()
 }
