@@ -51,7 +51,11 @@ fn features(caps: &Caps) -> Vec<String> {
     list.push(format!("binding ≤ {}", table::bytes(caps.max_binding)));
     list.push(format!("buffer ≤ {}", table::bytes(caps.max_buffer)));
     list.push(format!("{} storage bindings", caps.max_storage_bindings));
-    list.push(format!("{} invocations and {} of workgroup memory", caps.max_invocations, table::bytes(caps.max_shared.into())));
+    list.push(format!(
+        "{} invocations and {} of workgroup memory",
+        caps.max_invocations,
+        table::bytes(caps.max_shared.into())
+    ));
     list.extend(caps.memory.map(|m| format!("{} of memory", table::bytes(m))));
     list
 }

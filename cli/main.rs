@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod component;
 mod devices;
 mod inspect;
+mod interrupt;
 mod run;
 mod table;
 
@@ -86,6 +88,7 @@ impl<E: std::error::Error> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
+    interrupt::install();
     let done = match Cli::parse().verb {
         Verb::Devices(args) => devices::execute(&args),
         Verb::Inspect(args) => inspect::execute(&args),

@@ -38,8 +38,9 @@ def last_json(command):
 
 
 def ours(model, shape, extra=()):
+    names = {"vae-decode": ["sd-vae", "--part", "decode"], "vae-encode": ["sd-vae", "--part", "encode"]}
     return last_json([
-        args.muybridge, "bench", model, "--shape", shape, "--device", "cpu", "--threads", str(args.threads),
+        args.muybridge, "bench", *names.get(model, [model]), "--shape", shape, "--device", "cpu", "--threads", str(args.threads),
         "--repeats", str(args.repeats), "--json", *extra,
     ])
 

@@ -1,0 +1,199 @@
+//! A model on the command line: a preset, a checkpoint's folder, or a bare config.json.
+
+use std::path::Path;
+
+use muybridge::presets::Preset;
+use muybridge::runtime::{PlanReport, Weight};
+use muybridge::{
+    Config, ControlNet, DType, Device, Error, Plan, StepPlan, Tensor, Unet, UnetShape, Vae, VaeShape, Weights,
+};
+
+use crate::Failure;
+
+/// Which model, of what size, in what numbers.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// sd15-unet, sd21-unet, sdxl-unet, sd15-controlnet, sd-vae; a folder with config.json and safetensors; or a config.json
+    pub model: String,
+    /// Size in latent cells, with a batch in front where it is not 1: 64x64, 2x64x96
+    #[arg(long, default_value = "64x64", value_name = "[B]xHxW")]
+    pub shape: Extents,
+    /// Tokens of the context
+    #[arg(long, default_value_t = 77, value_name = "N")]
+    pub context: usize,
+    /// Numbers of the activations: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_name = "DTYPE")]
+    pub dtype: DType,
+    /// Numbers of random weights, where no checkpoint is given: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_name = "DTYPE")]
+    pub weights: DType,
+}
+
+/// Batch, height and width.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Extents([usize; 3]);
+
+impl std::str::FromStr for Extents {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Extents, String> {
+        let bad = || format!("{text:?} is not of the form HxW or BxHxW, with numbers from 1 to 65536");
+        let one = |part: &str| part.parse().ok().filter(|n| (1..=65_536).contains(n)).ok_or_else(bad);
+        match text.split('x').map(one).collect::<Result<Vec<usize>, _>>()?[..] {
+            [h, w] => Ok(Extents([1, h, w])),
+            [b, h, w] => Ok(Extents([b, h, w])),
+            _ => Err(bad()),
+        }
+    }
+}
+
+/// A network and where its weights come from.
+pub enum Component {
+    Unet(Unet),
+    ControlNet(ControlNet),
+    Vae(Vae),
+}
+
+/// A plan of a component, under a name.
+pub enum Part {
+    /// A network of every step, with what it computes once per clip.
+    Step(StepPlan),
+    /// One plan.
+    Whole(&'static str, Plan),
+}
+
+impl ModelArgs {
+    fn files(&self) -> Result<(Config, Weights, bool), Failure> {
+        let procedural = Weights::procedural(0, self.weights);
+        if let Ok(preset) = Preset::find(&self.model) {
+            return Ok((preset.config()?, procedural, true));
+        }
+        let path = Path::new(&self.model);
+        if !path.exists() {
+            let presets: Vec<&str> = muybridge::presets::PRESETS.iter().map(|p| p.name).collect();
+            return Err(Failure(format!(
+                "{}: no such file, and no preset; presets: {}",
+                self.model,
+                presets.join(", ")
+            )));
+        }
+        let config = Config::open(path)?;
+        // A bare config.json, or a folder with nothing else, is planned with random weights.
+        match path.is_dir().then(|| Weights::open(path)) {
+            Some(Ok(weights)) => Ok((config, weights.strip_wrappers()?, false)),
+            Some(Err(e)) if has_weights(path) => Err(e.into()),
+            _ => Ok((config, procedural, true)),
+        }
+    }
+
+    /// Opens the model. `true` if its weights are random.
+    pub fn open(&self, device: &Device) -> Result<(Component, Weights, bool), Failure> {
+        let (config, weights, random) = self.files()?;
+        let component = match config.str("_class_name")? {
+            "UNet2DConditionModel" => Component::Unet(Unet::of(&config, weights.clone(), device)?),
+            "ControlNetModel" => Component::ControlNet(ControlNet::of(&config, weights.clone(), device)?),
+            "AutoencoderKL" => Component::Vae(Vae::of(&config, weights.clone(), device)?),
+            other => {
+                let known = "UNet2DConditionModel, ControlNetModel, AutoencoderKL";
+                return Err(Failure(format!("{}: class {other} is not known here; known: {known}", self.model)));
+            }
+        };
+        Ok((component, weights, random))
+    }
+
+    /// Plans a part of the component, or all its parts.
+    pub fn parts(&self, component: &Component, part: Option<&str>) -> Result<Vec<Part>, Failure> {
+        let Extents([batch, height, width]) = self.shape;
+        let shape =
+            UnetShape { batch, height, width, context: self.context, dtype: self.dtype, ..UnetShape::default() };
+        let asked = |name: &str| part.is_none_or(|p| p == name);
+        let mut parts = Vec::new();
+        match component {
+            Component::Unet(unet) if asked("step") => parts.push(Part::Step(unet.plan(shape)?)),
+            Component::ControlNet(net) if asked("step") => parts.push(Part::Step(net.plan(shape)?)),
+            Component::Vae(vae) => {
+                let of = |factor| VaeShape { batch, height: height * factor, width: width * factor, dtype: self.dtype };
+                if asked("decode") {
+                    parts.push(Part::Whole("decode", vae.decoder(of(1))?));
+                }
+                if asked("encode") {
+                    parts.push(Part::Whole("encode", vae.encoder(of(vae.config().factor()))?));
+                }
+            }
+            _ => {}
+        }
+        if parts.is_empty() {
+            return Err(Failure(format!(
+                "{}: no part {:?}; a VAE has decode and encode",
+                self.model,
+                part.unwrap_or("")
+            )));
+        }
+        Ok(parts)
+    }
+}
+
+fn has_weights(dir: &Path) -> bool {
+    let weights = |name: std::ffi::OsString| name.to_string_lossy().contains(".safetensors");
+    std::fs::read_dir(dir).is_ok_and(|d| d.flatten().any(|e| weights(e.file_name())))
+}
+
+impl Component {
+    /// Its class in diffusers.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Component::Unet(_) => "UNet2DConditionModel",
+            Component::ControlNet(_) => "ControlNetModel",
+            Component::Vae(_) => "AutoencoderKL",
+        }
+    }
+
+    /// Fields of its configuration that have no effect here.
+    pub fn unread(&self) -> &[String] {
+        match self {
+            Component::Unet(n) => n.unread_fields(),
+            Component::ControlNet(n) => n.unread_fields(),
+            Component::Vae(n) => n.unread_fields(),
+        }
+    }
+}
+
+impl Part {
+    /// The plan that a step runs, and its name.
+    pub fn main(&self) -> (&'static str, &Plan) {
+        match self {
+            Part::Step(p) => ("step", p.step_plan()),
+            Part::Whole(name, plan) => (name, plan),
+        }
+    }
+
+    /// Reports of all plans by name.
+    pub fn reports(&self) -> Vec<(&'static str, &PlanReport)> {
+        let (name, plan) = self.main();
+        match self {
+            Part::Step(p) => vec![(name, plan.report()), ("once per clip", p.clip_plan().report())],
+            Part::Whole(..) => vec![(name, plan.report())],
+        }
+    }
+}
+
+/// Random operands for a plan: uniform in ±1.
+pub fn operands(plan: &Plan) -> Result<Vec<Tensor>, Error> {
+    let noise = |(i, (name, desc))| Weight::procedural(name, desc, i as u64, 1.0, 0.0).read();
+    let one = |input| Ok(plan.device().tensor(&noise(input)?)?);
+    plan.inputs().enumerate().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_are_read_strictly() {
+        assert_eq!("64x96".parse(), Ok(Extents([1, 64, 96])));
+        assert_eq!("2x8x8".parse(), Ok(Extents([2, 8, 8])));
+        for bad in ["", "64", "0x8", "8x", "x8", "8x-1", "1x2x3x4", "99999999999999999999x8", "65537x1"] {
+            assert!(bad.parse::<Extents>().is_err(), "{bad}");
+        }
+    }
+}

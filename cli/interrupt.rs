@@ -1,0 +1,28 @@
+//! Interruption by Ctrl-C: the first one stops at the next safe point, a second one at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::Failure;
+
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Takes over Ctrl-C.
+pub fn install() {
+    let asked = || {
+        if ASKED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("\nmuybridge: stopping at the next safe point; press Ctrl-C again to stop at once");
+    };
+    if let Err(e) = ctrlc::set_handler(asked) {
+        eprintln!("muybridge: Ctrl-C will stop at once: {e}");
+    }
+}
+
+/// Whether to go on.
+///
+/// # Errors
+/// Ctrl-C was pressed.
+pub fn check() -> Result<(), Failure> {
+    if ASKED.load(Ordering::SeqCst) { Err(Failure("interrupted; nothing was written".into())) } else { Ok(()) }
+}
