@@ -296,3 +296,42 @@ pub(crate) fn pieces(caps: &Caps, rows: u64, row_bytes: &[u64], unit: u64) -> Op
     }
     Some((0..rows.div_ceil(most)).map(|i| i * most..((i + 1) * most).min(rows)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muybridge_runtime::Device;
+
+    fn caps(max_binding: u64) -> Caps {
+        let device = Device::open("trace:wgpu").expect("the trace device needs nothing");
+        Caps { max_binding, binding_align: 256, ..device.caps().clone() }
+    }
+
+    #[test]
+    fn a_long_line_is_folded_and_covered() {
+        let caps = caps(1 << 20);
+        for groups in [1, 65_535, 65_536, 65_537, 1_000_000, 65_535 * 65_535] {
+            let [x, y, z] = line(&caps, groups).expect("fits");
+            assert!(x <= 65_535 && y <= 65_535 && z == 1);
+            let all = u64::from(x) * u64::from(y);
+            assert!(groups <= all && all < groups + u64::from(y), "{groups}: {x} by {y}");
+        }
+        assert_eq!(line(&caps, 0), None);
+        assert_eq!(line(&caps, 65_535 * 65_535 + 1), None);
+    }
+
+    #[test]
+    fn pieces_cover_all_rows_and_fit_wherever_they_start() {
+        let caps = caps(4096);
+        for (rows, row) in [(1, 4096), (1000, 12), (999, 1000), (7, 3840), (64, 64)] {
+            let parts = pieces(&caps, rows, &[row, 4], 1).expect("fits");
+            assert_eq!(parts[0].start, 0);
+            assert!(parts.windows(2).all(|w| w[0].end == w[1].start));
+            assert_eq!(parts[parts.len() - 1].end, rows);
+            let bound = |p: &Range<u64>| p.end * row - p.start * row / 256 * 256;
+            assert!(parts.iter().all(|p| bound(p) <= 4096), "{rows} rows of {row} bytes");
+        }
+        assert_eq!(pieces(&caps, 2, &[4000], 1), None, "a row and what lies before it do not fit");
+        assert!(pieces(&caps, 1001, &[16], 4).expect("fits").iter().all(|p| p.start % 4 == 0));
+    }
+}

@@ -153,6 +153,12 @@ pub fn cases() -> Vec<Case> {
         Case::new("one_channel_groups", silu(8), ops(vec![x([1, 9, 5, 8])], 8)),
         Case::new("unet_like", silu(32), ops(vec![x([2, 16, 16, 64])], 64)),
         Case::new("many_positions", GroupNorm::new(4, 1e-6), ops(vec![x([1, 40, 33, 16])], 16)),
+        // A variance computed as E[x²] − E[x]² in f32 would miss the tolerance here.
+        Case::new("far_mean", GroupNorm::new(4, 1e-6), {
+            ops(vec![Operand::activation([1, 40, 33, 16]).range(30.0, 1.0)], 16)
+        }),
+        Case::new("narrow_groups", silu(32), ops(vec![x([1, 11, 13, 96])], 96)),
+        Case::new("wide_group", silu(1), ops(vec![x([1, 9, 13, 300])], 300)),
         Case::new("two_sources", two, ops(vec![x([2, 5, 6, 12]), x([2, 5, 6, 20])], 32)),
         Case::new("group_across_sources", two, ops(vec![x([1, 5, 6, 10]), x([1, 5, 6, 18])], 28)),
         Case::new("frames", GroupNorm { frames: 3, ..silu(4) }, ops(vec![x([6, 4, 5, 16])], 16)),

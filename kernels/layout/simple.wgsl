@@ -27,7 +27,7 @@ struct Params {
 }
 
 @compute @workgroup_size(BLOCK)
-fn layout(
+fn layout_copy(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,

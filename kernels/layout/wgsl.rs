@@ -12,7 +12,8 @@ pub(super) fn lower(op: &Layout, variant: &str, site: &Site<'_>) -> Option<Lower
         return None;
     }
     let second = (*op == Layout::Concat).then_some(1);
-    let kernel = Kernel::new(site, "kernels/layout/simple.wgsl", include_str!("simple.wgsl"), "layout")
+    // WGSL keeps the word `layout` for itself.
+    let kernel = Kernel::new(site, "kernels/layout/simple.wgsl", include_str!("simple.wgsl"), "layout_copy")
         .constant("BLOCK", WIDE)
         .input("x", 0)
         .optional("x2", second, 0.0)
