@@ -1,9 +1,167 @@
 //! WGSL launches.
 
-use muybridge_runtime::{Lowering, Site};
+use std::ops::Range;
 
-use super::Attention;
+use muybridge_runtime::{Launch, Lowering, Site};
 
-pub(super) fn lower(_: &Attention, _: &str, _: &Site<'_>) -> Option<Lowering> {
-    None
+use super::{Attention, Axis, Extents};
+use crate::wgsl::{Kernel, line, pieces};
+
+/// Invocations of the variant `simple`.
+const SPAN: u32 = 64;
+
+const SIMPLE: &str = concat!(include_str!("operands.wgsl"), include_str!("simple.wgsl"));
+
+pub(super) fn lower(op: &Attention, variant: &str, site: &Site<'_>) -> Option<Lowering> {
+    let e = op.extents(site.inputs);
+    match variant {
+        "simple" => simple(op, site, &e),
+        _ => None,
+    }
+}
+
+fn simple(op: &Attention, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
+    if e.width as u32 + SPAN > site.caps.max_shared / 4 {
+        return None;
+    }
+    let kernel = Kernel::new(site, "kernels/attention/simple.wgsl", SIMPLE, "attention");
+    let kernel = operands(op, kernel, e, 1);
+    let launch = |part: &Part| {
+        let groups = part.attentions(op, e).len() * part.queries.len() * op.heads;
+        part.launch(&kernel, op, e, line(site.caps, groups as u64), SPAN)
+    };
+    let launches: Vec<_> = parts(op, site, e)?.iter().map(launch).collect();
+    kernel.lower(launches)
+}
+
+/// All operands, as every variant binds them; in vectors of `lanes` but for the mask.
+fn operands<'a>(op: &Attention, kernel: Kernel<'a>, e: &Extents, lanes: u32) -> Kernel<'a> {
+    let kernel = kernel
+        .constant("WIDTH", e.width as u32)
+        .constant("SCALE", op.scale(e.width))
+        .constant("PACKED", op.packed)
+        .constant("FRAMES", op.axis != Axis::Positions)
+        .constant("SEGMENT", op.segment.is_some())
+        .constant("CAUSAL", op.causal);
+    let kv = (!op.packed).then_some(1);
+    let kernel = match lanes {
+        4 => kernel.input4("q", 0).optional4("kv", kv, 0.0).optional4("kv2", op.segment_index(), 0.0),
+        _ => kernel.input("q", 0).optional("kv", kv, 0.0).optional("kv2", op.segment_index(), 0.0),
+    };
+    kernel.optional("mask", op.mask_index(), 0.0).output("y")
+}
+
+/// What one launch computes: these queries of each of these batch items (whole clips along frames).
+struct Part {
+    items: Range<usize>,
+    queries: Range<usize>,
+}
+
+/// Everything at once; or, where an operand does not fit one binding, one batch item or clip at a time, and as many of its
+/// queries as let their rows fit. The keys of an item are never divided.
+fn parts(op: &Attention, site: &Site<'_>, e: &Extents) -> Option<Vec<Part>> {
+    if site.inputs.iter().chain([&site.output]).all(|d| d.bytes() <= site.caps.max_binding) {
+        return Some(vec![Part { items: 0..e.batch, queries: 0..e.queries }]);
+    }
+    if let Axis::Frames(f) = op.axis {
+        return Some((0..e.batch / f).map(|c| Part { items: c * f..(c + 1) * f, queries: 0..f }).collect());
+    }
+    let size = site.output.dtype.size();
+    let mask = if e.mask[1] > 1 { e.keys } else { 0 };
+    let row_bytes = [e.width * op.heads * size, mask * size].map(|b| b as u64);
+    let rows = pieces(site.caps, e.queries as u64, &row_bytes, 1)?;
+    let of_item = |b: usize| {
+        rows.iter().map(move |r| Part { items: b..b + 1, queries: r.start as usize..r.end as usize })
+    };
+    Some((0..e.batch).flat_map(of_item).collect())
+}
+
+impl Part {
+    /// Numbers of the attentions: batch items, or clips' positions.
+    fn attentions(&self, op: &Attention, e: &Extents) -> Range<usize> {
+        match op.axis {
+            Axis::Positions => self.items.clone(),
+            Axis::Frames(f) => self.items.start / f * e.positions..self.items.end / f * e.positions,
+        }
+    }
+
+    /// Rows of the batch from the first query to the last.
+    fn query_rows(&self, op: &Attention, e: &Extents) -> Range<usize> {
+        match op.axis {
+            Axis::Positions => {
+                self.items.start * e.queries + self.queries.start..(self.items.end - 1) * e.queries + self.queries.end
+            }
+            Axis::Frames(_) => self.items.start * e.positions..self.items.end * e.positions,
+        }
+    }
+
+    /// Rows of `keys` keys that `batch` items share by `share` from item `first` on.
+    fn key_rows(&self, first: usize, share: usize, keys: usize) -> Range<usize> {
+        let (start, end) = (self.items.start.max(first), self.items.end);
+        if end <= start {
+            // No item of this part sees them, but something must be bound.
+            return 0..keys;
+        }
+        (start - first) / share * keys..((end - 1 - first) / share + 1) * keys
+    }
+
+    /// Cuts the operands to this part and launches.
+    fn launch(
+        &self,
+        kernel: &Kernel<'_>,
+        op: &Attention,
+        e: &Extents,
+        grid: Option<[u32; 3]>,
+        block: u32,
+    ) -> Option<Launch> {
+        let mut kernel = kernel.clone();
+        let c = e.width * op.heads;
+        let (q_stride, kv_stride, k_column) = if op.packed { (3 * c, 3 * c, c) } else { (c, 2 * c, 0) };
+        let first = op.segment.unwrap_or(0);
+        let (share, share2) = (e.batch / e.kv_batch, (e.batch - first) / e.kv2_batch.max(1));
+        // Indices of the sources are those of whole operands; the difference may be negative, and wraps.
+        let mut place = |name: &str, rows: Range<usize>, row: usize| {
+            let elements = (rows.start * row) as u64..(rows.end * row) as u64;
+            let start = elements.start as u32;
+            kernel.cut(name, elements).wrapping_sub(start)
+        };
+        let queries = self.query_rows(op, e);
+        // A packed tensor holds the keys of all queries of its items.
+        let whole = self.items.start * e.positions..self.items.end * e.positions;
+        let at_q = place("q", if op.packed { whole } else { queries.clone() }, q_stride);
+        let at_kv = place("kv", self.key_rows(0, share, e.keys), kv_stride);
+        let at_kv2 = place("kv2", self.key_rows(first, share2.max(1), e.keys2), 2 * c);
+        let at_y = place("y", queries, c);
+        let mask_item = if e.mask[0] > 1 { e.mask[1] } else { 0 };
+        let mask_first = self.items.start * mask_item + if e.mask[1] > 1 { self.queries.start } else { 0 };
+        let mask_last = (self.items.end - 1) * mask_item + if e.mask[1] > 1 { self.queries.end } else { 1 };
+        let at_mask = place("mask", mask_first..mask_last, e.keys);
+        let attentions = self.attentions(op, e);
+        let params = [
+            attentions.start as u32,
+            attentions.len() as u32,
+            self.queries.start as u32,
+            self.queries.len() as u32,
+            e.queries as u32,
+            e.positions as u32,
+            e.keys as u32,
+            e.keys2 as u32,
+            share as u32,
+            share2.max(1) as u32,
+            first as u32,
+            op.heads as u32,
+            c as u32,
+            q_stride as u32,
+            kv_stride as u32,
+            k_column as u32,
+            (mask_item * e.keys) as u32,
+            if e.mask[1] > 1 { e.keys as u32 } else { 0 },
+            at_q,
+            at_kv,
+            at_kv2,
+            at_mask,
+            at_y,
+        ];
+        kernel.launch(grid, [block, 1, 1], &params)
+    }
 }
