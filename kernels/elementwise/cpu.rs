@@ -1,9 +1,70 @@
-//! CPU kernels.
+//! CPU kernel: chunks that fit the first-level cache, widened, computed and rounded.
 
-use muybridge_runtime::{Lowering, Site};
+use std::sync::Arc;
+
+use muybridge_runtime::{HostCall, Lowering, Site};
 
 use super::Elementwise;
+use crate::cpu::storage::{Elements, narrow};
+use crate::cpu::{for_each, math, vectorised};
 
-pub(super) fn lower(_: &Elementwise, _: &Site<'_>) -> Option<Lowering> {
-    None
+/// Elements of a chunk.
+const CHUNK: usize = 1024;
+
+/// Chunks of a task.
+const CHUNKS: usize = 32;
+
+pub(super) fn lower(op: &Elementwise, site: &Site<'_>) -> Option<Lowering> {
+    if site.output.shape.count() == 0 || site.inputs.iter().any(|i| i.shape.count() == 0) {
+        return None;
+    }
+    let op = *op;
+    Some(Lowering::host("elementwise:chunks", site.inputs.len(), 0, Arc::new(move |call| run(&op, call))))
+}
+
+fn run(op: &Elementwise, call: HostCall<'_>) {
+    let a = Elements::of(&call.inputs[0]);
+    let b = call.inputs.get(1).map(Elements::of);
+    let dtype = call.output.desc.dtype;
+    let tasks = call.output.bytes.chunks_mut(CHUNKS * CHUNK * dtype.size()).enumerate();
+    for_each(tasks, &mut [], 0, |(task, out), _| {
+        for (i, out) in out.chunks_mut(CHUNK * dtype.size()).enumerate() {
+            let (first, count) = ((task * CHUNKS + i) * CHUNK, out.len() / dtype.size());
+            let (mut x, mut y) = ([0.0; CHUNK], [0.0; CHUNK]);
+            a.part(first, count).widen(&mut x[..count]);
+            if let (Elementwise::AddScaled(_) | Elementwise::Multiply, Some(b)) = (op, &b) {
+                repeated(b, first, &mut y[..count]);
+            }
+            if let (Elementwise::ScaleBy(index), Some(b)) = (op, &b) {
+                b.part(*index, 1).widen(&mut y[..1]);
+            }
+            compute(op, &mut x[..count], &y[..count]);
+            narrow(&x[..count], dtype, out);
+        }
+    });
+}
+
+/// Elements `first..` of `b` repeated without end.
+fn repeated(b: &Elements<'_>, first: usize, to: &mut [f32]) {
+    let mut done = 0;
+    while done < to.len() {
+        let at = (first + done) % b.len();
+        let count = (b.len() - at).min(to.len() - done);
+        b.part(at, count).widen(&mut to[done..done + count]);
+        done += count;
+    }
+}
+
+fn compute(op: &Elementwise, x: &mut [f32], y: &[f32]) {
+    match *op {
+        Elementwise::AddScaled(factor) => {
+            vectorised(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y));
+        }
+        Elementwise::Multiply => vectorised(|| x.iter_mut().zip(y).for_each(|(x, y)| *x *= y)),
+        Elementwise::Scale(factor) => vectorised(|| x.iter_mut().for_each(|x| *x *= factor)),
+        Elementwise::ScaleBy(_) => vectorised(|| x.iter_mut().for_each(|x| *x *= y[0])),
+        Elementwise::Activate(activation) => vectorised(|| math::activate(activation, x)),
+        Elementwise::Clamp(low, high) => vectorised(|| x.iter_mut().for_each(|x| *x = x.clamp(low, high))),
+        Elementwise::Cast(_) => {}
+    }
 }

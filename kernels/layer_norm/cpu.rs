@@ -1,9 +1,48 @@
-//! CPU kernels.
+//! CPU kernel: a row at a time, in cache: mean, variance about the mean, result.
 
-use muybridge_runtime::{Lowering, Site};
+use std::sync::Arc;
+
+use muybridge_runtime::{HostCall, Lowering, Site};
 
 use super::LayerNorm;
+use crate::cpu::math::{square_sum, sum};
+use crate::cpu::storage::{Elements, narrow};
+use crate::cpu::{floats, for_each, vectorised};
 
-pub(super) fn lower(_: &LayerNorm, _: &Site<'_>) -> Option<Lowering> {
-    None
+/// Elements of a task, about.
+const TASK: usize = 1 << 14;
+
+pub(super) fn lower(op: &LayerNorm, site: &Site<'_>) -> Option<Lowering> {
+    let c = site.output.shape.last();
+    let floats = (2 + site.caps.threads) * c;
+    let op = *op;
+    Some(Lowering::host("layer_norm:rows", 3, 4 * floats as u64, Arc::new(move |call| run(&op, call))))
+}
+
+fn run(op: &LayerNorm, call: HostCall<'_>) {
+    let c = call.output.desc.shape.last();
+    let (x, dtype) = (Elements::of(&call.inputs[0]), call.output.desc.dtype);
+    let scratch = floats(call.scratch);
+    let (weight, scratch) = scratch.split_at_mut(c);
+    let (bias, scratch) = scratch.split_at_mut(c);
+    Elements::of(&call.inputs[1]).widen(weight);
+    Elements::of(&call.inputs[2]).widen(bias);
+    let (weight, bias) = (&*weight, &*bias);
+    let rows = TASK.div_ceil(c);
+    let row_bytes = c * dtype.size();
+    let tasks = call.output.bytes.chunks_mut(rows * row_bytes).enumerate();
+    for_each(tasks, scratch, c, |(task, out), row| {
+        for (i, out) in out.chunks_mut(row_bytes).enumerate() {
+            x.part((task * rows + i) * c, c).widen(row);
+            vectorised(|| {
+                let mean = sum(row) / c as f32;
+                row.iter_mut().for_each(|v| *v -= mean);
+                let variance = square_sum(row) / c as f32;
+                let scale = 1.0 / (variance + op.eps).sqrt();
+                let affine = weight.iter().zip(bias);
+                row.iter_mut().zip(affine).for_each(|(v, (w, b))| *v = (*v * scale).mul_add(*w, *b));
+            });
+            narrow(row, dtype, out);
+        }
+    });
 }
