@@ -1,0 +1,227 @@
+//! The blocks of a UNet: one per resolution on the way down and up, and one in the middle.
+
+use muybridge_loaders::Weights;
+use muybridge_runtime::{Graph, Value};
+
+use crate::config::{Level, Mid, TrunkConfig};
+use crate::error::{Error, Result};
+use crate::layers::{Conv2d, Source};
+use crate::resnet::{ResnetBlock2D, ResnetOptions, TimeStack, map_size, open_downsampler, open_upsampler};
+use crate::transformer::{Context, CrossAttention, Transformer2D};
+
+/// What every block of a step reads.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions {
+    /// The stacked time projections `[B,T]`.
+    pub time: Option<Value>,
+    /// Keys and values of the context.
+    pub context: Context,
+}
+
+fn open_attentions(w: &Weights, level: &Level) -> Result<Vec<Transformer2D>> {
+    let open = |(j, options)| Transformer2D::open(&w.at("attentions").at(j), level.channels, options);
+    level.attentions.iter().enumerate().map(open).collect()
+}
+
+/// One resolution on the way down: `[B,H,W,Cin]` → `[B,⌈H/2⌉,⌈W/2⌉,C]`, or the same extents at the coarsest.
+#[derive(Clone, Debug)]
+pub struct DownBlock2D {
+    resnets: Vec<ResnetBlock2D>,
+    attentions: Vec<Transformer2D>,
+    downsampler: Option<Conv2d>,
+}
+
+impl DownBlock2D {
+    /// The block at the cursor. With `padding`, it ends in a halving convolution of this padding.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn open(
+        w: &Weights,
+        cin: usize,
+        level: &Level,
+        options: &ResnetOptions,
+        padding: Option<usize>,
+        time: &mut TimeStack,
+    ) -> Result<DownBlock2D> {
+        let mut resnet = |j| {
+            let cin = if j == 0 { cin } else { level.channels };
+            ResnetBlock2D::open(&w.at("resnets").at(j), cin, level.channels, options, Some(&mut *time))
+        };
+        Ok(DownBlock2D {
+            resnets: (0..level.layers).map(&mut resnet).collect::<Result<_>>()?,
+            attentions: open_attentions(w, level)?,
+            downsampler: padding.map(|p| open_downsampler(w, level.channels, p)).transpose()?,
+        })
+    }
+
+    /// Builds the block; every result that the way up reads is pushed to `skips`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn build(&self, g: &mut Graph, mut x: Value, c: &Conditions, skips: &mut Vec<Value>) -> Result<Value> {
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.build(g, x, c.time)?;
+            if let Some(attention) = self.attentions.get(j) {
+                x = attention.build(g, x, &c.context)?;
+            }
+            skips.push(x);
+        }
+        if let Some(downsampler) = &self.downsampler {
+            x = downsampler.apply(g, x)?;
+            skips.push(x);
+        }
+        Ok(x)
+    }
+}
+
+/// The middle: `[B,H,W,C]` → `[B,H,W,C]`.
+#[derive(Clone, Debug)]
+pub struct MidBlock2D {
+    resnets: Vec<ResnetBlock2D>,
+    attention: Option<Transformer2D>,
+}
+
+impl MidBlock2D {
+    /// The block at the cursor: two residual blocks round a transformer, or one residual block.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn open(w: &Weights, channels: usize, mid: &Mid, time: &mut TimeStack) -> Result<MidBlock2D> {
+        let resnet = |j| ResnetBlock2D::open(&w.at("resnets").at(j), channels, channels, &mid.resnet, Some(&mut *time));
+        let attention = |options| Transformer2D::open(&w.at("attentions.0"), channels, options);
+        let count = if mid.attention.is_some() { 2 } else { 1 };
+        Ok(MidBlock2D {
+            resnets: (0..count).map(resnet).collect::<Result<_>>()?,
+            attention: mid.attention.as_ref().map(attention).transpose()?,
+        })
+    }
+
+    /// Builds the block.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn build(&self, g: &mut Graph, mut x: Value, c: &Conditions) -> Result<Value> {
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.build(g, x, c.time)?;
+            if let (0, Some(attention)) = (j, &self.attention) {
+                x = attention.build(g, x, &c.context)?;
+            }
+        }
+        Ok(x)
+    }
+}
+
+/// One resolution on the way up: `[B,H,W,Cin]` and skips → the extents of the next skip, or the same at the finest.
+#[derive(Clone, Debug)]
+pub struct UpBlock2D {
+    resnets: Vec<ResnetBlock2D>,
+    attentions: Vec<Transformer2D>,
+    upsampler: Option<Conv2d>,
+}
+
+impl UpBlock2D {
+    /// The block at the cursor. `skips` counts the channels of the skips that it takes, in this order.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn open(
+        w: &Weights,
+        cin: usize,
+        skips: &[usize],
+        level: &Level,
+        options: &ResnetOptions,
+        upsamples: bool,
+        time: &mut TimeStack,
+    ) -> Result<UpBlock2D> {
+        let mut resnet = |(j, skip): (usize, &usize)| {
+            let cin = if j == 0 { cin } else { level.channels } + skip;
+            ResnetBlock2D::open(&w.at("resnets").at(j), cin, level.channels, options, Some(&mut *time))
+        };
+        Ok(UpBlock2D {
+            resnets: skips.iter().enumerate().map(&mut resnet).collect::<Result<_>>()?,
+            attentions: open_attentions(w, level)?,
+            upsampler: upsamples.then(|| open_upsampler(w, level.channels)).transpose()?,
+        })
+    }
+
+    /// Builds the block; it pops the skips that it reads, and takes the extents of the next one.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn build(&self, g: &mut Graph, mut x: Value, c: &Conditions, skips: &mut Vec<Value>) -> Result<Value> {
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            let skip = skips.pop().ok_or_else(|| Error::call("UpBlock2D", "more residual blocks than skips"))?;
+            x = resnet.build(g, Source::Two(x, skip), c.time)?;
+            if let Some(attention) = self.attentions.get(j) {
+                x = attention.build(g, x, &c.context)?;
+            }
+        }
+        match (&self.upsampler, skips.last()) {
+            (Some(upsampler), Some(next)) => upsampler.upsample(g, x, map_size(g, *next)),
+            _ => Ok(x),
+        }
+    }
+
+    /// The cross-attentions of the block.
+    pub fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
+        self.attentions.iter().flat_map(Transformer2D::cross_attentions)
+    }
+}
+
+/// The blocks down to the middle, which UNet and ControlNet have in common.
+#[derive(Clone, Debug)]
+pub struct Trunk {
+    /// Channels of the skips, in the order of the launches.
+    pub(crate) skips: Vec<usize>,
+    down_blocks: Vec<DownBlock2D>,
+    mid_block: Option<MidBlock2D>,
+}
+
+impl Trunk {
+    /// `down_blocks` and `mid_block` below the cursor.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn open(w: &Weights, config: &TrunkConfig, time: &mut TimeStack) -> Result<Trunk> {
+        let mut cin = config.levels.first().map_or(0, |l| l.channels);
+        let mut skips = vec![cin];
+        let mut down_blocks = Vec::new();
+        for (i, level) in config.levels.iter().enumerate() {
+            let padding = (i + 1 < config.levels.len()).then_some(config.downsample_padding);
+            let at = w.at("down_blocks").at(i);
+            down_blocks.push(DownBlock2D::open(&at, cin, level, &config.resnet, padding, time)?);
+            cin = level.channels;
+            skips.extend(vec![cin; level.layers + usize::from(padding.is_some())]);
+        }
+        let mid = |mid| MidBlock2D::open(&w.at("mid_block"), cin, mid, time);
+        Ok(Trunk { skips, down_blocks, mid_block: config.mid.as_ref().map(mid).transpose()? })
+    }
+
+    /// `x [B,h,w,C0]` (the first convolution's result) → all skips, `x` itself first, and the coarsest map.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn down(&self, g: &mut Graph, mut x: Value, c: &Conditions) -> Result<(Vec<Value>, Value)> {
+        let mut skips = vec![x];
+        for block in &self.down_blocks {
+            x = block.build(g, x, c, &mut skips)?;
+        }
+        Ok((skips, x))
+    }
+
+    /// The middle, where the network has one.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn mid(&self, g: &mut Graph, x: Value, c: &Conditions) -> Result<Value> {
+        self.mid_block.as_ref().map_or(Ok(x), |mid| mid.build(g, x, c))
+    }
+
+    /// All cross-attentions, in the order of the launches.
+    pub fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
+        let down = self.down_blocks.iter().flat_map(|b| &b.attentions);
+        let mid = self.mid_block.iter().flat_map(|b| &b.attention);
+        down.chain(mid).flat_map(Transformer2D::cross_attentions)
+    }
+}

@@ -1,0 +1,1 @@
+//! Decoding large pictures in overlapping tiles.

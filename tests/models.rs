@@ -1,0 +1,77 @@
+//! Networks against recorded cases of other implementations: one trial per case, call, device and dtype.
+//!
+//! Cases lie in `tests/golden`; `MUYBRIDGE_GOLDEN` names a folder with more of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use muybridge::case::{Case, Verdict};
+use muybridge::runtime::{DType, Device};
+
+/// A device, or why it is missing.
+type Opened = Result<Device, String>;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    let devices = devices();
+    for dir in folders() {
+        match Case::open(&dir) {
+            Ok(case) if Case::KINDS.contains(&case.kind()) => add(&mut trials, Arc::new(case), &devices),
+            Ok(_) => {}
+            Err(e) => trials.push(Trial::test(dir.display().to_string(), move || Err(Failed::from(e.to_string())))),
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn devices() -> Vec<(&'static str, Opened, &'static [DType])> {
+    let open = |name: &str| Device::open(name).map_err(|e| e.to_string());
+    let mut list: Vec<(_, _, &[DType])> = vec![("cpu", open("cpu"), &[DType::F32, DType::F16, DType::BF16])];
+    if cfg!(feature = "wgpu") {
+        list.push(("wgpu", open("wgpu:0"), &[DType::F32, DType::F16]));
+    }
+    list
+}
+
+fn folders() -> Vec<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let more = std::env::var_os("MUYBRIDGE_GOLDEN").map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = [own]
+        .into_iter()
+        .chain(more)
+        .filter_map(|dir| std::fs::read_dir(dir).ok())
+        .flat_map(|entries| entries.filter_map(|e| e.ok().map(|e| e.path())))
+        .filter(|dir| dir.join("case.json").exists())
+        .collect();
+    folders.sort();
+    folders
+}
+
+fn add(trials: &mut Vec<Trial>, case: Arc<Case>, devices: &[(&'static str, Opened, &'static [DType])]) {
+    for call in case.calls() {
+        for (device_name, device, dtypes) in devices {
+            for &dtype in *dtypes {
+                let name = format!("{}/{call}/{device_name}/{dtype}", case.name());
+                let (case, call, opened) = (case.clone(), call.to_string(), device.clone());
+                // A missing adapter is reported as ignored with its reason, except where CI relies on one.
+                let reason = match &opened {
+                    Ok(device) if dtype == DType::F16 && !device.caps().f16 => Some("no f16 in kernels".to_string()),
+                    Ok(_) => None,
+                    Err(reason) if std::env::var_os("CI").is_some() => Some(reason.clone()).filter(|_| false),
+                    Err(reason) => Some(reason.clone()),
+                };
+                let ignored = reason.is_some();
+                let name = reason.map_or(name.clone(), |r| format!("{name} ({r})"));
+                trials.push(Trial::test(name, move || check(&case, &call, opened, dtype)).with_ignored_flag(ignored));
+            }
+        }
+    }
+}
+
+fn check(case: &Case, call: &str, device: Opened, dtype: DType) -> Result<(), Failed> {
+    let report = case.check(call, &device?, dtype).map_err(|e| e.to_string())?;
+    let failed = report.rows.iter().any(|r| matches!(r.verdict, Verdict::Fail(_)));
+    if failed { Err(report.to_string().into()) } else { Ok(()) }
+}
