@@ -70,9 +70,8 @@ fn parts(op: &Attention, site: &Site<'_>, e: &Extents) -> Option<Vec<Part>> {
     let mask = if e.mask[1] > 1 { e.keys } else { 0 };
     let row_bytes = [e.width * op.heads * size, mask * size].map(|b| b as u64);
     let rows = pieces(site.caps, e.queries as u64, &row_bytes, 1)?;
-    let of_item = |b: usize| {
-        rows.iter().map(move |r| Part { items: b..b + 1, queries: r.start as usize..r.end as usize })
-    };
+    let of_item =
+        |b: usize| rows.iter().map(move |r| Part { items: b..b + 1, queries: r.start as usize..r.end as usize });
     Some((0..e.batch).flat_map(of_item).collect())
 }
 

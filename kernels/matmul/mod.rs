@@ -156,6 +156,10 @@ pub fn cases() -> Vec<Case> {
             vec![Operand::activation([2, 9, 20]), Operand::weight([38, 20]), Operand::weight([38])]
         }),
         Case::new("batched", batched, vec![Operand::activation([3, 21, 17]), Operand::activation([3, 13, 17])]),
+        Case::new("batched_tiles", batched, vec![Operand::activation([2, 70, 24]), Operand::activation([2, 130, 24])]),
+        // Enough tiles for the middle and the tallest of them.
+        Case::new("many_tiles", out, with_residual(350, 720, 36)),
+        Case::new("many_tall_tiles", out, with_residual(700, 720, 20)),
         Case::new("time_projection", bias, biased(2, 640, 128)),
         Case::full_size("unet_down0_qkv", Matmul::default(), plain(4096, 960, 320)),
         Case::full_size("unet_down0_geglu", geglu, {

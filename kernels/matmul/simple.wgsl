@@ -6,26 +6,7 @@
 // error:  f32 sums in the order of k, one rounding to the output's type
 // idea:   one invocation per element of y, two dot products where there is a gate: the formula, and a check for the others
 
-struct Params {
-    // Items and rows of this launch: the first one, and how many.
-    item: u32,
-    items: u32,
-    row: u32,
-    rows: u32,
-    // Rows of an item, columns of y, length of the sums.
-    m: u32,
-    n: u32,
-    k: u32,
-    // What is added to an index of a whole operand to give its place in the binding, modulo 2^32.
-    at_a: u32,
-    at_w: u32,
-    at_residual: u32,
-    at_y: u32,
-}
-
-fn product(a_row: u32, w_row: u32) -> f32 {
-    let a = params.at_a + a_row * params.k;
-    let w = params.at_w + w_row * params.k;
+fn product(a: u32, w: u32) -> f32 {
     var sum = 0.0;
     for (var k = 0u; k < params.k; k++) {
         sum += read_a(a + k) * read_w(w + k);
@@ -46,15 +27,10 @@ fn matmul(
     let row = item * params.m + params.row + i / params.n % params.rows;
 
     // 1. The product, and the gate's where there is one.
-    let w_row = select(0u, item * params.n * HALVES, BATCHED) + n;
-    var y = product(row, w_row) + read_bias(n);
-    if (HALVES == 2u) {
-        y *= gelu(product(row, w_row + params.n) + read_bias(params.n + n));
-    } else {
-        y = activate(y);
-    }
+    let value = product(a_row(row), w_row(item, n));
+    var gate = 0.0;
+    if (HALVES == 2u) { gate = product(a_row(row), w_row(item, params.n + n)); }
 
-    // 2. The residual.
-    let o = row * params.n + n;
-    write_y(params.at_y + o, y + read_residual(params.at_residual + o));
+    // 2. Bias, activation, residual.
+    finish(row, n, value, gate);
 }

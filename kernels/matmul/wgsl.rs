@@ -5,7 +5,11 @@ use std::ops::Range;
 use muybridge_runtime::{DType, Launch, Lowering, Site};
 
 use super::{Extents, Matmul};
-use crate::wgsl::{Kernel, WIDE, line, pieces};
+use crate::wgsl::{Kernel, TILE_BLOCK, TILE_COLUMNS, WIDE, line, pieces, tile_rows};
+
+const SIMPLE: &str = concat!(include_str!("operands.wgsl"), include_str!("simple.wgsl"));
+const FEW_ROWS: &str = concat!(include_str!("operands.wgsl"), include_str!("few_rows.wgsl"));
+const TILED: &str = concat!(include_str!("../tile.wgsl"), include_str!("operands.wgsl"), include_str!("tiled.wgsl"));
 
 /// Most rows of the variant `few_rows`.
 const FEW: usize = 8;
@@ -16,15 +20,16 @@ const FEW_COLUMNS: u64 = 8;
 pub(super) fn lower(op: &Matmul, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     let e = op.extents(site.inputs);
     match variant {
-        "few_rows" if e.m <= FEW && !op.batched => few_rows(op, site, &e),
+        "few_rows" if (1..=FEW).contains(&e.m) && !op.batched => few_rows(op, site, &e),
+        "tiled" => tiled(op, site, &e),
         "simple" => simple(op, site, &e),
         _ => None,
     }
 }
 
 fn simple(op: &Matmul, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
-    let kernel = Kernel::new(site, "kernels/matmul/simple.wgsl", include_str!("simple.wgsl"), "matmul");
-    let kernel = operands(op, kernel.constant("BLOCK", WIDE), site, 1);
+    let kernel = Kernel::new(site, "kernels/matmul/simple.wgsl", SIMPLE, "matmul");
+    let kernel = operands(op, kernel.constant("BLOCK", WIDE), site, e);
     let launch = |part: &Part| {
         let count = part.items() * part.rows() * e.n as u64;
         part.launch(&kernel, e, op, line(site.caps, count.div_ceil(u64::from(WIDE))), WIDE)
@@ -34,18 +39,33 @@ fn simple(op: &Matmul, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
 }
 
 fn few_rows(op: &Matmul, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
-    let kernel = Kernel::new(site, "kernels/matmul/few_rows.wgsl", include_str!("few_rows.wgsl"), "matmul");
-    let lanes = if e.k.is_multiple_of(4) { 4 } else { 1 };
-    let kernel = operands(op, kernel.constant("ROWS", e.m as u32).constant("RAGGED", lanes == 1), site, lanes);
+    let kernel = Kernel::new(site, "kernels/matmul/few_rows.wgsl", FEW_ROWS, "matmul");
+    let kernel = operands(op, kernel.constant("ROWS", e.m as u32), site, e);
     let part = Part { items: 0..1, rows: 0..e.m as u64 };
     let launch = part.launch(&kernel, e, op, line(site.caps, (e.n as u64).div_ceil(FEW_COLUMNS)), WIDE);
     kernel.lower([launch])
 }
 
-/// All operands, as every variant binds them; `a` and `w` in vectors of `lanes`.
-fn operands<'a>(op: &Matmul, kernel: Kernel<'a>, site: &Site<'_>, lanes: u32) -> Kernel<'a> {
+fn tiled(op: &Matmul, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
+    let kernel = Kernel::new(site, "kernels/matmul/tiled.wgsl", TILED, "matmul");
+    let columns = if op.geglu { 2 * e.n } else { e.n } as u64;
+    let parts = parts(&kernel, op, site, e)?;
+    let rows = tile_rows(parts[0].items() * parts[0].rows(), columns);
+    let kernel = operands(op, kernel.constant("ROWS", rows as u32), site, e);
+    let launch = |part: &Part| {
+        let groups = part.items() * part.rows().div_ceil(8 * rows) * columns.div_ceil(TILE_COLUMNS);
+        part.launch(&kernel, e, op, line(site.caps, groups), TILE_BLOCK)
+    };
+    let launches: Vec<_> = parts.iter().map(launch).collect();
+    kernel.lower(launches)
+}
+
+/// All operands, as every variant binds them; `a` and `w` in vectors of four where rows are whole vectors.
+fn operands<'a>(op: &Matmul, kernel: Kernel<'a>, site: &Site<'_>, e: &Extents) -> Kernel<'a> {
     let dtype = site.output.dtype;
+    let lanes = if e.k.is_multiple_of(4) { 4 } else { 1 };
     let kernel = kernel
+        .constant("RAGGED", lanes == 1)
         .constant("HALVES", if op.geglu { 2 } else { 1 })
         .constant("BATCHED", op.batched)
         .activation(op.activation);
