@@ -83,7 +83,7 @@ impl Device {
                 (name.into(), Arc::new(TraceBackend::new(target)))
             }
             ("wgpu", _) => (format!("wgpu:{}", number()?), open_wgpu(number()?, options)?),
-            ("cuda", _) => (format!("cuda:{}", number()?), open_cuda(number()?)?),
+            ("cuda", _) => (format!("cuda:{}", number()?), open_cuda(number()?, options)?),
             _ => return Err(none("known names: auto, cpu, wgpu:N, cuda:N, trace".into())),
         };
         Ok(Device::from_backend(name, backend))
@@ -99,7 +99,10 @@ impl Device {
     /// The fastest device present: CUDA, then a GPU through wgpu, then the CPU. A software Vulkan driver is never chosen:
     /// the CPU device is faster.
     fn open_best(options: &DeviceOptions) -> Result<Device> {
-        if let Ok(cuda) = Device::open_with("cuda:0", options) {
+        // Without its compiler, the CUDA device could run only what is in the cache.
+        if cuda_compiles()
+            && let Ok(cuda) = Device::open_with("cuda:0", options)
+        {
             return Ok(cuda);
         }
         match best_wgpu_adapter() {
@@ -114,8 +117,7 @@ impl Device {
         let cpu = CpuBackend::new(None).map(|b| b.caps().clone()).map_err(|e| e.to_string());
         found.push(Found { name: "cpu".into(), caps: cpu });
         found.extend(list_wgpu());
-        let cuda = open_cuda(0).map(|b| b.caps().clone()).map_err(|e| reason_of(&e));
-        found.push(Found { name: "cuda:0".into(), caps: cuda });
+        found.extend(list_cuda());
         found
     }
 
@@ -170,20 +172,22 @@ impl fmt::Debug for Device {
     }
 }
 
-fn reason_of(e: &Error) -> String {
-    match e {
-        Error::NoDevice { reason, .. } => reason.clone(),
-        other => other.to_string(),
-    }
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::{compiles as cuda_compiles, list as list_cuda, open as open_cuda};
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(index: usize, _: &DeviceOptions) -> Result<Arc<dyn Backend>> {
+    Err(Error::NoDevice { name: format!("cuda:{index}"), reason: "built without the feature `cuda`".into() })
 }
 
-fn open_cuda(index: usize) -> Result<Arc<dyn Backend>> {
-    let reason = if cfg!(feature = "cuda") {
-        "this version has no CUDA backend yet; NVIDIA cards run through wgpu"
-    } else {
-        "built without the feature `cuda`"
-    };
-    Err(Error::NoDevice { name: format!("cuda:{index}"), reason: reason.into() })
+#[cfg(not(feature = "cuda"))]
+fn list_cuda() -> Vec<Found> {
+    vec![Found { name: "cuda:0".into(), caps: Err("built without the feature `cuda`".into()) }]
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_compiles() -> bool {
+    false
 }
 
 #[cfg(feature = "wgpu")]

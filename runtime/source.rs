@@ -1,9 +1,13 @@
 //! Kernel sources: the generated header that specialises one text for a dtype and a set of constants.
 
+mod cuda;
+
 use std::fmt::Write;
 
 use crate::op::KernelSource;
 use crate::tensor::DType;
+
+pub use self::cuda::cuda;
 
 /// A constant of a generated header: a real constant of the kernel's language.
 #[derive(Clone, Copy, Debug, PartialEq)]

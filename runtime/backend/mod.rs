@@ -10,6 +10,8 @@ use crate::profile::NodeTime;
 use crate::tensor::TensorDesc;
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod trace;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;

@@ -1,0 +1,179 @@
+//! Loaded kernels, one per device for equal texts.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::result::{DriverError, function, module};
+use cudarc::driver::sys::{self, CUfunction_attribute as Attribute, CUresult};
+
+use super::cache::Cache;
+use super::gpu::{Context, Gpu};
+use super::nvrtc::{self, Refusal};
+use crate::backend::BoundLaunch;
+use crate::error::{Error, Result};
+use crate::op::Code;
+use crate::source;
+
+/// Shared memory that every kernel may have without asking for more.
+const USUAL_SHARED: u32 = 48 << 10;
+
+/// What makes two kernels equal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    text: String,
+    entry: &'static str,
+    file: &'static str,
+}
+
+impl Key {
+    /// The key of a launch, or `None` for host code.
+    pub fn of(launch: &BoundLaunch) -> Option<Key> {
+        let Code::Kernel(kernel) = &launch.launch.code else { return None };
+        let text = source::cuda(kernel, &launch.launch.args);
+        Some(Key { text, entry: kernel.entry, file: kernel.file })
+    }
+}
+
+/// A kernel in its module.
+pub(super) struct Kernel {
+    pub function: sys::CUfunction,
+    module: sys::CUmodule,
+    /// Dynamic shared memory that it may have so far.
+    shared: AtomicU32,
+    most_threads: u32,
+    file: &'static str,
+    context: Arc<Context>,
+}
+
+// SAFETY: opaque handles that the driver lets any thread use; valid until `drop`.
+unsafe impl Send for Kernel {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Kernel {}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: loaded once, unloaded once; programs hold the kernel as long as their graph refers to it.
+            let _ = unsafe { module::unload(self.module) };
+        }
+    }
+}
+
+impl Kernel {
+    /// Prepares for launches of this many threads with this much dynamic shared memory.
+    pub fn prepare(&self, gpu: &Gpu, threads: u32, shared: u32) -> Result<()> {
+        if threads > self.most_threads {
+            let most = self.most_threads;
+            let reason = format!("{}: {threads} threads per block, and its registers allow {most}", self.file);
+            return Err(Error::Driver { device: gpu.name.clone(), reason });
+        }
+        if shared <= self.shared.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function belongs to a loaded module.
+        let set = unsafe { function::set_function_attribute(self.function, attribute, shared as i32) };
+        gpu.checked(set, self.file, u64::from(shared))?;
+        self.shared.fetch_max(shared, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Everything loaded on a device so far.
+pub(super) struct Kernels {
+    capability: (u32, u32),
+    cache: Cache,
+    loaded: Mutex<HashMap<Key, Arc<Kernel>>>,
+}
+
+impl Kernels {
+    pub fn new(capability: (u32, u32)) -> Kernels {
+        Kernels { capability, cache: Cache::from_env(), loaded: Mutex::default() }
+    }
+}
+
+impl Gpu {
+    /// The kernels of these keys, in order. What was not loaded before is compiled on all cores.
+    pub fn load_all(&self, keys: &[Key]) -> Result<Vec<Arc<Kernel>>> {
+        let missing: Vec<&Key> = {
+            let loaded = self.kernels.loaded.lock().unwrap_or_else(|e| e.into_inner());
+            let mut seen = HashSet::new();
+            keys.iter().filter(|k| !loaded.contains_key(k) && seen.insert(*k)).collect()
+        };
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(Key, Arc<Kernel>)>> {
+            self.enter()?;
+            let mut done = Vec::new();
+            while let Some(key) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                done.push(((*key).clone(), Arc::new(self.load(key)?)));
+            }
+            Ok(done)
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let started: Vec<_> = (0..threads).map(|_| std::thread::Builder::new().spawn_scoped(scope, work)).collect();
+            started.into_iter().map(|t| self.joined(t)).collect::<Result<_>>()
+        })?;
+        let mut loaded = self.kernels.loaded.lock().unwrap_or_else(|e| e.into_inner());
+        loaded.extend(made.into_iter().flatten());
+        Ok(keys.iter().filter_map(|k| loaded.get(k).cloned()).collect())
+    }
+
+    fn joined<T>(&self, thread: std::io::Result<std::thread::ScopedJoinHandle<'_, Result<T>>>) -> Result<T> {
+        let fail = |reason: String| Error::Driver { device: self.name.clone(), reason };
+        let thread = thread.map_err(|e| fail(format!("no thread to compile on: {e}")))?;
+        thread.join().map_err(|_| fail("compiling panicked".into()))?
+    }
+
+    /// From the cache, or by compiling. Code that the driver refuses (made for another driver, say) is compiled once more.
+    fn load(&self, key: &Key) -> Result<Kernel> {
+        let capability = self.kernels.capability;
+        let (major, minor) = capability;
+        let name = format!("{major}.{minor} {} {}\n{}", nvrtc::OPTIONS.join(" "), key.file, key.text);
+        if let Some(code) = self.kernels.cache.load(&name) {
+            match self.load_code(key, &code) {
+                Ok(kernel) => return Ok(kernel),
+                Err(lost @ Error::DeviceLost { .. }) => return Err(lost),
+                Err(e) => tracing::debug!(file = key.file, error = %e, "a kept kernel is compiled again"),
+            }
+        }
+        let code = nvrtc::compile(&key.text, key.file, capability).map_err(|refusal| match refusal {
+            Refusal::Missing => Error::Unsupported(nvrtc::MISSING.into()),
+            Refusal::Log(message) => Error::Compile { file: key.file, message },
+        })?;
+        let kernel = self.load_code(key, &code)?;
+        self.kernels.cache.store(&name, &code);
+        Ok(kernel)
+    }
+
+    fn load_code(&self, key: &Key, code: &[u8]) -> Result<Kernel> {
+        // The driver is given no length: machine code says its own, portable code ends at a zero byte.
+        let whole = code.starts_with(b"\x7fELF") || code.ends_with(&[0]);
+        let entry = CString::new(key.entry).ok().filter(|_| whole);
+        let entry = entry.ok_or_else(|| Error::Compile { file: key.file, message: "not an image of code".into() })?;
+        // SAFETY: an image of one of the two forms above, which the driver checks further.
+        let module = self.checked(unsafe { module::load_data(code.as_ptr().cast()) }, key.file, code.len() as u64)?;
+        // Owns the module from here on, so that an early return unloads it.
+        let mut kernel = Kernel {
+            function: std::ptr::null_mut(),
+            module,
+            shared: AtomicU32::new(USUAL_SHARED),
+            most_threads: 0,
+            file: key.file,
+            context: self.context.clone(),
+        };
+        // SAFETY: the module was just loaded.
+        let found = unsafe { module::get_function(module, entry) };
+        if let Err(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)) = found {
+            return Err(Error::Compile { file: key.file, message: format!("it has no kernel {}", key.entry) });
+        }
+        kernel.function = self.checked(found, key.file, 0)?;
+        let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK;
+        // SAFETY: the function belongs to the module.
+        let most = unsafe { function::get_function_attribute(kernel.function, attribute) };
+        kernel.most_threads = self.checked(most, key.file, 0)?.max(0) as u32;
+        Ok(kernel)
+    }
+}

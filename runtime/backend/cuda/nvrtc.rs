@@ -1,0 +1,106 @@
+//! NVRTC, the compiler from CUDA C++ to machine code, which need not be there.
+
+use std::ffi::{CStr, CString, c_char};
+
+use cudarc::nvrtc::result::{self, NvrtcError};
+use cudarc::nvrtc::sys;
+
+/// Whether the library is found.
+pub(super) fn is_present() -> bool {
+    // SAFETY: loads a library by name and runs its initialisers, which is what using a compiler means.
+    unsafe { sys::is_culib_present() }
+}
+
+/// Why there is no compiler, and what to do about it.
+pub(super) const MISSING: &str = "compiling CUDA kernels: NVRTC was not found and the kernel is not in the cache. Install \
+     the CUDA toolkit or `pip install nvidia-cuda-nvrtc`, and put the folder of libnvrtc.so (nvrtc64_*.dll) on the library path";
+
+/// Why a kernel was not compiled.
+pub(super) enum Refusal {
+    /// There is no NVRTC.
+    Missing,
+    /// The compiler's log.
+    Log(String),
+}
+
+/// The architecture to compile for: the option's value, and whether it gives machine code.
+fn architecture(capability: (u32, u32)) -> (String, bool) {
+    let own = capability.0 * 10 + capability.1;
+    let known = supported();
+    if known.contains(&own) {
+        // The letter opens what only this architecture has: wgmma and TMA's companions on 90, their successors after it.
+        return (format!("sm_{own}{}", if own >= 90 { "a" } else { "" }), true);
+    }
+    // A device newer than the compiler takes portable code, which its driver finishes.
+    let newest = known.into_iter().filter(|a| *a < own).max().unwrap_or(own);
+    (format!("compute_{newest}"), false)
+}
+
+fn supported() -> Vec<u32> {
+    let mut count = 0;
+    // SAFETY: the library is loaded (`compile` checks), and the pointer is to a local.
+    if unsafe { sys::nvrtcGetNumSupportedArchs(&mut count) }.result().is_err() {
+        return Vec::new();
+    }
+    let mut found = vec![0; count.max(0) as usize];
+    // SAFETY: there is room for as many as the library just counted.
+    if unsafe { sys::nvrtcGetSupportedArchs(found.as_mut_ptr()) }.result().is_err() {
+        return Vec::new();
+    }
+    found.into_iter().map(|a| a as u32).collect()
+}
+
+/// A program of the library, destroyed when dropped.
+struct Compilation(sys::nvrtcProgram);
+
+impl Drop for Compilation {
+    fn drop(&mut self) {
+        // SAFETY: created in `compile`, destroyed once.
+        let _ = unsafe { result::destroy_program(self.0) };
+    }
+}
+
+/// Options that are the same for every kernel. `--fmad` stays on; fast division is a matter of the source.
+pub(super) const OPTIONS: [&str; 2] = ["--std=c++17", "--generate-line-info"];
+
+/// Compiles a text to an image that the driver loads: machine code, or portable code that ends in a zero byte.
+pub(super) fn compile(text: &str, file: &str, capability: (u32, u32)) -> Result<Vec<u8>, Refusal> {
+    if !is_present() {
+        return Err(Refusal::Missing);
+    }
+    let refuse = |what: &'static str| move |e: NvrtcError| Refusal::Log(format!("{what}: {e:?}"));
+    let zero = |_| Refusal::Log("the source holds a zero byte".into());
+    let (source, name) = (CString::new(text).map_err(zero)?, CString::new(file).map_err(zero)?);
+    let (arch, is_binary) = architecture(capability);
+    let program = Compilation(result::create_program(&source, Some(&name)).map_err(refuse("creating"))?);
+    let mut options = vec![format!("--gpu-architecture={arch}")];
+    options.extend(OPTIONS.map(String::from));
+    // SAFETY: the program was just created.
+    let compiled = unsafe { result::compile_program(program.0, &options) };
+    if let Err(e) = compiled {
+        // SAFETY: as above.
+        let log = unsafe { result::get_program_log(program.0) }.map(|l| text_of(&l)).unwrap_or_default();
+        return Err(Refusal::Log(if log.is_empty() { format!("{e:?} for {arch}") } else { log }));
+    }
+    if is_binary {
+        return machine_code(&program).map_err(refuse("reading the machine code"));
+    }
+    // SAFETY: as above, and it compiled.
+    let portable = unsafe { result::get_ptx(program.0) }.map_err(refuse("reading the portable code"))?;
+    Ok(portable.into_iter().map(|c| c as u8).collect())
+}
+
+fn machine_code(program: &Compilation) -> Result<Vec<u8>, NvrtcError> {
+    let mut size = 0;
+    // SAFETY: the program compiled, and the pointer is to a local.
+    unsafe { sys::nvrtcGetCUBINSize(program.0, &mut size) }.result()?;
+    let mut code = vec![0u8; size];
+    // SAFETY: there is room for as many bytes as the library just said.
+    unsafe { sys::nvrtcGetCUBIN(program.0, code.as_mut_ptr().cast()) }.result()?;
+    Ok(code)
+}
+
+fn text_of(log: &[c_char]) -> String {
+    let bytes: Vec<u8> = log.iter().map(|&c| c as u8).collect();
+    CStr::from_bytes_until_nul(&bytes).map(|t| t.to_string_lossy().trim().to_string()).unwrap_or_default()
+}
