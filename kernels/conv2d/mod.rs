@@ -237,6 +237,9 @@ pub fn cases() -> Vec<Case> {
         Case::new("no_bias", Conv2d { bias: false, ..c3 }, {
             vec![Operand::activation([1, 8, 8, 8]), Operand::weight([16, 8, 3, 3])]
         }),
+        // Enough tiles for the middle and the tallest of them; vectors of four that end inside a step.
+        Case::new("many_tiles", c3, ops([1, 32, 40, 12], 256, 3)),
+        Case::new("many_tall_tiles", c3, ops([2, 34, 40, 4], 192, 3)),
         Case::new("five_by_five", Conv2d::same(5), ops([1, 9, 8, 6], 5, 5)),
         Case::full_size("unet_down0", c3, ops([1, 64, 64, 320], 320, 3)),
         Case::full_size("unet_down1", c3, ops([1, 32, 32, 640], 640, 3)),

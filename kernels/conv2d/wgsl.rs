@@ -6,10 +6,14 @@ use std::sync::Arc;
 use muybridge_runtime::{DType, Launch, Lowering, Prepare, Site, TensorDesc};
 
 use super::{Conv2d, Extents};
-use crate::wgsl::{Kernel, WIDE, line};
+use crate::wgsl::{Kernel, TILE_BLOCK, TILE_COLUMNS, WIDE, line, tile_rows};
+
+const SIMPLE: &str = concat!(include_str!("operands.wgsl"), include_str!("simple.wgsl"));
+const TILED: &str = concat!(include_str!("../tile.wgsl"), include_str!("operands.wgsl"), include_str!("tiled.wgsl"));
 
 pub(super) fn lower(op: &Conv2d, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     match variant {
+        "tiled" => tiled(op, site),
         "simple" => simple(op, site),
         _ => None,
     }
@@ -17,13 +21,30 @@ pub(super) fn lower(op: &Conv2d, variant: &str, site: &Site<'_>) -> Option<Lower
 
 fn simple(op: &Conv2d, site: &Site<'_>) -> Option<Lowering> {
     let e = op.extents(site.inputs);
-    let kernel = Kernel::new(site, "kernels/conv2d/simple.wgsl", include_str!("simple.wgsl"), "conv2d");
+    let kernel = Kernel::new(site, "kernels/conv2d/simple.wgsl", SIMPLE, "conv2d");
     let kernel = operands(op, kernel.constant("BLOCK", WIDE), site, 1)?;
     let launch = |part: &Part| {
         let count = part.pixels(&e) * e.out_channels as u64;
         part.launch(&kernel, op, &e, line(site.caps, count.div_ceil(u64::from(WIDE))), WIDE)
     };
     let launches: Vec<_> = parts(op, site, &e)?.iter().map(launch).collect();
+    kernel.lower(launches)
+}
+
+fn tiled(op: &Conv2d, site: &Site<'_>) -> Option<Lowering> {
+    let e = op.extents(site.inputs);
+    let kernel = Kernel::new(site, "kernels/conv2d/tiled.wgsl", TILED, "conv2d");
+    let parts = parts(op, site, &e)?;
+    let columns = e.out_channels as u64;
+    let rows = tile_rows(parts.first()?.pixels(&e), columns);
+    let lanes = if e.channels.iter().all(|c| c.is_multiple_of(4)) { 4 } else { 1 };
+    let kernel = kernel.constant("ROWS", rows as u32).constant("RAGGED", lanes == 1);
+    let kernel = operands(op, kernel, site, lanes)?;
+    let launch = |part: &Part| {
+        let groups = part.pixels(&e).div_ceil(8 * rows) * columns.div_ceil(TILE_COLUMNS);
+        part.launch(&kernel, op, &e, line(site.caps, groups), TILE_BLOCK)
+    };
+    let launches: Vec<_> = parts.iter().map(launch).collect();
     kernel.lower(launches)
 }
 
