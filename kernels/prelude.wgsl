@@ -7,7 +7,7 @@ fn linear_group(id: vec3<u32>, count: vec3<u32>) -> u32 {
 
 // exp for arguments that may be far from zero: some drivers make NaN of what would overflow.
 fn bounded_exp(x: f32) -> f32 {
-    return exp(clamp(x, -80.0, 80.0));
+    return exp(clamp(x, -87.0, 87.0));
 }
 
 // tanh for any argument: some drivers make NaN of exp(2x) / exp(2x). tanh(10) is 1 to the last bit.

@@ -21,6 +21,8 @@
 //! * Weights are bound `read`, all else `read_write`; that follows from `site.is_weight`, not from the caller.
 //! * `struct Params { .. }` of 32-bit fields in the text is bound after the last buffer, as `params`.
 //! * `ACTIVATION` is always defined; the prelude's `activate(x)` follows it. `elem` is the output's element type.
+//! * What several texts share is a file of its own, put before them by `concat!`: `total.wgsl` (a sum over a workgroup), an
+//!   op's `operands.wgsl`.
 //! * Anything that does not fit (bf16, f16 without the feature, an operand larger than one binding that was not cut, a grid
 //!   that is too large) makes [`Kernel::lower`] return `None`, so a lowering need not test for it.
 //!
@@ -236,22 +238,6 @@ impl<'a> Kernel<'a> {
         let launches: Vec<Launch> = launches.into_iter().collect::<Option<_>>()?;
         (!launches.is_empty()).then_some(Lowering { launches, scratch: self.scratch, prepare: self.prepare })
     }
-}
-
-/// Joins the lowerings of a node's passes. Passes that share scratch memory declare it alike.
-pub(crate) fn join(passes: impl IntoIterator<Item = Option<Lowering>>) -> Option<Lowering> {
-    let mut all = Lowering::default();
-    for pass in passes {
-        let pass = pass?;
-        all.launches.extend(pass.launches);
-        all.scratch = all.scratch.max(pass.scratch);
-        for (index, prepare) in pass.prepare {
-            if !all.prepare.iter().any(|(i, _)| *i == index) {
-                all.prepare.push((index, prepare));
-            }
-        }
-    }
-    Some(all)
 }
 
 /// Whether kernels of the device can read elements of this type.

@@ -7,47 +7,6 @@
 // error:  f32 sums of count / BLOCK terms about 0 and about the mean, then a tree
 // idea:   three sweeps as the formula stands: mean, variance about the mean, result
 
-struct Params {
-    // Of the whole launch, and of one group.
-    clips: u32,
-    groups: u32,
-    width: u32,
-    // Of one item, and of one clip.
-    positions: u32,
-    clip_positions: u32,
-    c1: u32,
-    c2: u32,
-    // First column and row length of the modulation.
-    column: u32,
-    stride: u32,
-}
-
-var<workgroup> partial: array<f32, BLOCK>;
-
-fn source(position: u32, channel: u32) -> f32 {
-    if (channel < params.c1) {
-        return read_x(position * params.c1 + channel);
-    }
-    return read_x2(position * params.c2 + channel - params.c1);
-}
-
-// Sum of one value per invocation, the same for all.
-fn total(value: f32, local: u32) -> f32 {
-    // Protects the result of an earlier sum until everyone has read it.
-    workgroupBarrier();
-    partial[local] = value;
-    for (var half = BLOCK / 2u; half > 0u; half /= 2u) {
-        // Protects the upper half until everyone has written it.
-        workgroupBarrier();
-        if (local < half) {
-            partial[local] += partial[local + half];
-        }
-    }
-    // Protects the sum until invocation 0 has written it.
-    workgroupBarrier();
-    return partial[0];
-}
-
 @compute @workgroup_size(BLOCK)
 fn group_norm(
     @builtin(workgroup_id) group_id: vec3<u32>,

@@ -7,6 +7,11 @@ use muybridge_runtime::{DType, Launch, Lowering, Site};
 use super::{Extents, GroupNorm};
 use crate::wgsl::{Kernel, WIDE, line, pieces};
 
+const SIMPLE: &str = concat!(include_str!("../total.wgsl"), include_str!("operands.wgsl"), include_str!("simple.wgsl"));
+const ONE_PASS: &str =
+    concat!(include_str!("../total.wgsl"), include_str!("operands.wgsl"), include_str!("one_pass.wgsl"));
+const TWO_PASS: &str = include_str!("two_pass.wgsl");
+
 /// Most chunks of a clip: enough workgroups for a large device, few enough to be combined by one workgroup.
 const CHUNKS: u64 = 256;
 
@@ -21,7 +26,7 @@ pub(super) fn lower(op: &GroupNorm, variant: &str, site: &Site<'_>) -> Option<Lo
         "one_pass" => one_pass(op, site),
         "two_pass" => two_pass(op, site),
         "simple" => {
-            let kernel = Kernel::new(site, "kernels/group_norm/simple.wgsl", include_str!("simple.wgsl"), "group_norm");
+            let kernel = Kernel::new(site, "kernels/group_norm/simple.wgsl", SIMPLE, "group_norm");
             sweep(op, site, operands(op, kernel).output("y"))
         }
         _ => None,
@@ -56,7 +61,7 @@ fn one_pass(op: &GroupNorm, site: &Site<'_>) -> Option<Lowering> {
     if 4 * (capacity + u64::from(WIDE)) > u64::from(site.caps.max_shared) {
         return None;
     }
-    let kernel = Kernel::new(site, "kernels/group_norm/one_pass.wgsl", include_str!("one_pass.wgsl"), "group_norm");
+    let kernel = Kernel::new(site, "kernels/group_norm/one_pass.wgsl", ONE_PASS, "group_norm");
     sweep(op, site, operands(op, kernel.constant("CAPACITY", capacity as u32)).output("y"))
 }
 
@@ -111,8 +116,7 @@ fn two_pass(op: &GroupNorm, site: &Site<'_>) -> Option<Lowering> {
     let positions = (e.batch * e.positions) as u64;
     let whole = pieces(site.caps, positions, &position_bytes, 1)?;
     let d = Division::new(op, &e, whole[0].end - whole[0].start);
-    let text = include_str!("two_pass.wgsl");
-    let kernel = Kernel::new(site, "kernels/group_norm/two_pass.wgsl", text, "group_norm");
+    let kernel = Kernel::new(site, "kernels/group_norm/two_pass.wgsl", TWO_PASS, "group_norm");
     let scratch = 2 * d.clips * d.chunks * op.groups as u64;
     let kernel = operands(op, kernel).output("y").scratch("partial", DType::F32, scratch);
     let statistics = kernel.clone().entry("group_norm_statistics");

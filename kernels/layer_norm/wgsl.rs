@@ -5,6 +5,8 @@ use muybridge_runtime::{DType, Lowering, Site};
 use super::LayerNorm;
 use crate::wgsl::{Kernel, WIDE, line, pieces};
 
+const WORKGROUP: &str = concat!(include_str!("../total.wgsl"), include_str!("workgroup.wgsl"));
+
 pub(super) fn lower(op: &LayerNorm, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     let x = site.inputs[0];
     let (rows, columns) = (x.shape.rows() as u64, x.shape.last() as u64);
@@ -13,7 +15,7 @@ pub(super) fn lower(op: &LayerNorm, variant: &str, site: &Site<'_>) -> Option<Lo
         "simple" => ("kernels/layer_norm/simple.wgsl", include_str!("simple.wgsl"), 64, 64),
         "workgroup" => {
             let block = (columns as u32).next_power_of_two().clamp(32, WIDE);
-            ("kernels/layer_norm/workgroup.wgsl", include_str!("workgroup.wgsl"), 1, block)
+            ("kernels/layer_norm/workgroup.wgsl", WORKGROUP, 1, block)
         }
         "subgroup" => {
             // A row for each subgroup, even if all are as small as they may be.

@@ -14,25 +14,6 @@ struct Params {
     first_y: u32,
 }
 
-var<workgroup> partial: array<f32, BLOCK>;
-
-// Sum of one value per invocation, the same for all.
-fn total(value: f32, local: u32) -> f32 {
-    // Protects the result of an earlier sum until everyone has read it.
-    workgroupBarrier();
-    partial[local] = value;
-    for (var half = BLOCK / 2u; half > 0u; half /= 2u) {
-        // Protects the upper half until everyone has written it.
-        workgroupBarrier();
-        if (local < half) {
-            partial[local] += partial[local + half];
-        }
-    }
-    // Protects the sum until invocation 0 has written it.
-    workgroupBarrier();
-    return partial[0];
-}
-
 @compute @workgroup_size(BLOCK)
 fn layer_norm(
     @builtin(workgroup_id) group: vec3<u32>,

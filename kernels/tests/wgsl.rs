@@ -10,9 +10,9 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use muybridge_kernels::{Case, Elementwise, OPS, Role};
+use muybridge_kernels::{Activation, Case, Elementwise, OPS, Role, TimestepEmbedding};
 use muybridge_runtime::{
-    DType, Device, DeviceOptions, Graph, HostTensor, Pins, Plan, PlanOptions, Target, TensorDesc, Variant,
+    DType, Device, DeviceOptions, Graph, HostTensor, Op, Pins, Plan, PlanOptions, Target, Variant,
 };
 
 /// Dtypes of the activations, and of the weights as stored.
@@ -42,7 +42,15 @@ fn main() {
             let device = device.clone();
             move || has_wanted_subgroups(&device)
         }));
-        trials.push(Trial::test("elementwise/more_workgroups_than_a_line", move || long_line(&device)));
+        let more: [(&str, fn(&Device) -> Result<(), Failed>); 3] = [
+            ("elementwise/more_workgroups_than_a_line", long_line),
+            ("elementwise/activations_everywhere", activations),
+            ("timestep_embedding/angles", angles),
+        ];
+        trials.extend(more.map(|(name, run)| {
+            let device = device.clone();
+            Trial::test(name, move || run(&device))
+        }));
     }
     libtest_mimic::run(&args, trials).exit();
 }
@@ -78,22 +86,64 @@ fn has_wanted_subgroups(device: &Device) -> Result<(), Failed> {
     }
 }
 
+/// Runs one op on one input, with its only variant that is called `simple`.
+fn run_simple(device: &Device, op: impl Op + 'static, x: &HostTensor) -> Result<Vec<f32>, Failed> {
+    let mut graph = Graph::new();
+    let pins = Pins::exactly(op.name(), "simple");
+    let input = graph.input("x", x.desc());
+    let y = graph.node("node", op, &[input])?;
+    graph.output("y", y);
+    let plan = Plan::with(&graph, device, &PlanOptions { pins, guard: 256 })?;
+    plan.poison()?;
+    let y = plan.run_host(&[x])?.remove(0).to_f32();
+    if plan.guards_intact()? { Ok(y) } else { Err("wrote out of bounds".into()) }
+}
+
+/// Activations are good to a few roundings near zero, and finite far from it.
+fn activations(device: &Device) -> Result<(), Failed> {
+    let all = [Activation::Silu, Activation::Gelu, Activation::QuickGelu, Activation::Relu, Activation::Mish];
+    let far = [0.0, -0.0, 30.0, -30.0, 90.0, -90.0, 1e4, -1e4, 1e30, -1e30];
+    let near = (0..8192).map(|i| (i as f32 - 4096.0) / 400.0);
+    let x: Vec<f32> = near.chain(far).collect();
+    for activation in all {
+        let y = run_simple(device, Elementwise::Activate(activation), &HostTensor::new([x.len()], x.clone())?)?;
+        for (x, y) in x.iter().zip(y) {
+            let want = activation.exact(f64::from(*x));
+            let error = (f64::from(y) - want).abs();
+            if error.is_nan() || error > 5e-7 * f64::from(x.abs().max(1.0)) {
+                return Err(format!("{activation:?}({x}) is {want}, not {y}").into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every timestep, and the sizes that SDXL embeds, to 1e-6 of the reference, which rounds the same angle.
+fn angles(device: &Device) -> Result<(), Failed> {
+    let t: Vec<f32> = (0..1000).chain([1024, 2048, 4096, 6000]).map(|t| t as f32).chain([0.5, 998.75, -3.0]).collect();
+    let t = HostTensor::new([t.len()], t)?;
+    let op = TimestepEmbedding::new(320, DType::F32);
+    let got = run_simple(device, op, &t)?;
+    let mut graph = Graph::new();
+    let input = graph.input("t", t.desc());
+    let y = graph.node("time", op, &[input])?;
+    graph.output("y", y);
+    let want = Plan::new(&graph, &Device::open("cpu")?)?.run_host(&[&t])?.remove(0).to_f32();
+    match got.iter().zip(&want).enumerate().find(|(_, (g, w))| g.is_nan() || (**g - **w).abs() > 1e-6) {
+        Some((i, (g, w))) => Err(format!("t {}, column {}: {g} is not {w}", t.to_f32()[i / 320], i % 320).into()),
+        None => Ok(()),
+    }
+}
+
 /// A line of more workgroups than one dimension of a grid may have.
 fn long_line(device: &Device) -> Result<(), Failed> {
     let count = 65_535 * 256 + 1000;
-    let mut graph = Graph::new();
-    let x = graph.input("x", TensorDesc::new([count], DType::F32));
-    let y = graph.node("scale", Elementwise::Scale(-1.5), &[x])?;
-    graph.output("y", y);
-    let options = PlanOptions { pins: Pins::exactly("elementwise", "simple"), guard: 256 };
-    let plan = Plan::with(&graph, device, &options)?;
-    plan.poison()?;
     let x = HostTensor::from_fn([count], |i| (i % 4093) as f32);
-    let y = plan.run_host(&[&x])?.remove(0).to_f32();
-    if let Some(i) = (0..count).find(|&i| y[i] != -1.5 * (i % 4093) as f32) {
-        return Err(format!("element {i}: {}", y[i]).into());
+    let y = run_simple(device, Elementwise::Scale(-1.5), &x)?;
+    match (0..count).find(|&i| y[i] != -1.5 * (i % 4093) as f32) {
+        Some(i) => Err(format!("element {i}: {}", y[i]).into()),
+        None => Ok(()),
     }
-    if plan.guards_intact()? { Ok(()) } else { Err("wrote out of bounds".into()) }
 }
 
 fn device_trials(label: &'static str, device: &Device) -> Vec<Trial> {
