@@ -19,7 +19,7 @@ pub mod layout;
 pub mod matmul;
 pub mod resample;
 pub mod timestep_embedding;
-pub mod wgsl;
+mod wgsl;
 
 pub use activation::Activation;
 pub use attention::{Attention, Axis};

@@ -283,6 +283,22 @@ pub(crate) fn pieces(caps: &Caps, rows: u64, row_bytes: &[u64], unit: u64) -> Op
     Some((0..rows.div_ceil(most)).map(|i| i * most..((i + 1) * most).min(rows)).collect())
 }
 
+/// Invocations of a workgroup of `kernels/tile.wgsl`.
+pub(crate) const TILE_BLOCK: u32 = 128;
+
+/// Columns of its tile.
+pub(crate) const TILE_COLUMNS: u64 = 64;
+
+/// Workgroups of tiles that let a large device's units each have one or two.
+const TILE_GROUPS: u64 = 128;
+
+/// `ROWS` of `kernels/tile.wgsl`, whose tile has eight times as many rows: a tall tile reads less for the same work, unless
+/// so few of them make up the result that most of a large device would be idle.
+pub(crate) fn tile_rows(rows: u64, columns: u64) -> u64 {
+    let enough = |r: &u64| rows.div_ceil(8 * r) * columns.div_ceil(TILE_COLUMNS) >= TILE_GROUPS;
+    [8, 4].into_iter().find(enough).unwrap_or(2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,20 +336,4 @@ mod tests {
         assert_eq!(pieces(&caps, 2, &[4000], 1), None, "a row and what lies before it do not fit");
         assert!(pieces(&caps, 1001, &[16], 4).expect("fits").iter().all(|p| p.start % 4 == 0));
     }
-}
-
-/// Invocations of a workgroup of `kernels/tile.wgsl`.
-pub(crate) const TILE_BLOCK: u32 = 128;
-
-/// Columns of its tile.
-pub(crate) const TILE_COLUMNS: u64 = 64;
-
-/// Workgroups of tiles that let a large device's units each have one or two.
-const TILE_GROUPS: u64 = 128;
-
-/// `ROWS` of `kernels/tile.wgsl`, whose tile has eight times as many rows: a tall tile reads less for the same work, unless
-/// so few of them make up the result that most of a large device would be idle.
-pub(crate) fn tile_rows(rows: u64, columns: u64) -> u64 {
-    let enough = |r: &u64| rows.div_ceil(8 * r) * columns.div_ceil(TILE_COLUMNS) >= TILE_GROUPS;
-    [8, 4].into_iter().find(enough).unwrap_or(2)
 }
