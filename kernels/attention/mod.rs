@@ -17,6 +17,7 @@
 
 mod cpu;
 mod reference;
+mod softmax;
 mod wgsl;
 
 use muybridge_runtime::{Cost, Lowering, Mismatch, Op, Site, Target, TensorDesc, Variant};
