@@ -59,7 +59,7 @@ fn add(trials: &mut Vec<Trial>, case: Arc<Case>, devices: &[(&'static str, Opene
                 let reason = match &opened {
                     Ok(device) if dtype == DType::F16 && !device.caps().f16 => Some("no f16 in kernels".to_string()),
                     Ok(_) => None,
-                    Err(reason) if std::env::var_os("CI").is_some() => Some(reason.clone()).filter(|_| false),
+                    Err(_) if std::env::var_os("CI").is_some() => None,
                     Err(reason) => Some(reason.clone()),
                 };
                 let ignored = reason.is_some();

@@ -6,6 +6,7 @@ use muybridge_runtime::HostTensor;
 
 use super::{Call, recorded_layout};
 use crate::error::Result;
+use crate::tiling::Tiling;
 use crate::vae::{Vae, VaeShape};
 
 pub(super) fn run(call: &Call<'_>) -> Result<BTreeMap<String, HostTensor>> {
@@ -14,8 +15,16 @@ pub(super) fn run(call: &Call<'_>) -> Result<BTreeMap<String, HostTensor>> {
     match call.record.op.as_str() {
         "encode" | "encode_sample" => encode(call, &vae),
         "decode" | "decode_scaled" => decode(call, &vae),
+        "decode_tiled" => tiled(call, &vae),
         _ => Err(call.unknown_op()),
     }
+}
+
+/// An op of this repository's own cases: latents as they are, in tiles of `args.tile` latents.
+fn tiled(call: &Call<'_>, vae: &Vae) -> Result<BTreeMap<String, HostTensor>> {
+    let tiling = Tiling::of(call.number("tile")? as usize);
+    let pixels = vae.decode_tiled(&call.map("latents")?, tiling, call.dtype)?;
+    Ok([("pixels".to_string(), recorded_layout(&pixels)?)].into())
 }
 
 fn encode(call: &Call<'_>, vae: &Vae) -> Result<BTreeMap<String, HostTensor>> {
