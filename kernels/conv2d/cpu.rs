@@ -18,6 +18,7 @@ pub(super) fn lower(op: &Conv2d, name: &str, site: &Site<'_>) -> Option<Lowering
         return None;
     }
     match name {
+        "winograd" => super::winograd::lower(op, &e, site),
         "gemm" => Some(implicit(op, &e, site)),
         _ => None,
     }
@@ -104,7 +105,13 @@ impl Map {
     /// Source row or column (axis 0 or 1) that `tap` of output `o` reads; `None` in the padding.
     #[inline]
     fn source(&self, axis: usize, o: usize, tap: usize) -> Option<usize> {
-        let i = (o * self.op.stride + tap).checked_sub(self.op.padding[axis]).filter(|i| *i < self.e.input[axis])?;
+        self.input(axis, o * self.op.stride + tap)
+    }
+
+    /// Source row or column under row or column `i` of the padded input; `None` in the padding.
+    #[inline]
+    pub fn input(&self, axis: usize, i: usize) -> Option<usize> {
+        let i = i.checked_sub(self.op.padding[axis]).filter(|i| *i < self.e.input[axis])?;
         Some(if self.op.upsample.is_some() { i * self.e.source[axis] / self.e.input[axis] } else { i })
     }
 

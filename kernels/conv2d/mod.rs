@@ -8,7 +8,9 @@
 
 mod cpu;
 mod reference;
+mod transform;
 mod wgsl;
+mod winograd;
 
 use muybridge_runtime::{Cost, Lowering, Mismatch, Op, Site, Target, TensorDesc, Variant};
 
@@ -240,6 +242,13 @@ pub fn cases() -> Vec<Case> {
         // Enough tiles for the middle and the tallest of them; vectors of four that end inside a step.
         Case::new("many_tiles", c3, ops([1, 32, 40, 12], 256, 3)),
         Case::new("many_tall_tiles", c3, ops([2, 34, 40, 4], 192, 3)),
+        Case::new("winograd_odd", c3, ops([2, 9, 13, 40], 33, 3)),
+        Case::new("winograd_deep", c3, ops([1, 8, 9, 700], 70, 3)),
+        Case::new("winograd_two_sources", Conv2d { two_sources: true, ..c3 }, two(1, 11, 9, [37, 30], 80, 3)),
+        Case::new("winograd_upsample", Conv2d { upsample: Some([11, 14]), residual: true, ..c3 }, {
+            plus(ops([2, 6, 7, 48], 65, 3), vec![Operand::activation([2, 11, 14, 65])])
+        }),
+        Case::new("winograd_no_padding", Conv2d { padding: [0, 2, 1, 0], ..c3 }, ops([1, 12, 10, 32], 36, 3)),
         Case::new("five_by_five", Conv2d::same(5), ops([1, 9, 8, 6], 5, 5)),
         Case::full_size("unet_down0", c3, ops([1, 64, 64, 320], 320, 3)),
         Case::full_size("unet_down1", c3, ops([1, 32, 32, 640], 640, 3)),
