@@ -29,6 +29,9 @@ pub(super) struct Uploads {
     sent: Option<SubmissionIndex>,
 }
 
+/// How long a callback of a finished submission may take: it is run by a thread that is awake, so this is generous.
+const CALLBACK: std::time::Duration = std::time::Duration::from_secs(60);
+
 impl Gpu {
     /// This device's buffer behind the trait, with the range checked.
     pub fn own<'b>(&self, buffer: &'b dyn Buffer, offset: u64, bytes: u64) -> Result<&'b WgpuBuffer> {
@@ -142,7 +145,8 @@ impl Gpu {
         })?;
         self.wait(Some(submission))?;
         let fail = |reason: String| Error::Driver { device: self.name.clone(), reason };
-        match told.try_recv() {
+        // Another thread's poll may have taken the callback and not have run it yet: the wait above does not cover that.
+        match told.recv_timeout(CALLBACK) {
             Ok(Ok(())) => {}
             Ok(Err(e)) => return Err(fail(format!("mapping a download: {e}"))),
             Err(_) => return Err(fail("the driver did not map a download".into())),
