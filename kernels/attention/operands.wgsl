@@ -34,8 +34,8 @@ struct Params {
     at_y: u32,
 }
 
-// Below every score, and finite: the difference of two is no NaN.
-const LOWEST = -3.0e38;
+// Below every score, and small enough that differences and their multiples are finite.
+const LOWEST = -1.0e30;
 
 // Row of query l, and of a key along frames, among all rows of the batch.
 fn row_of(item: u32, l: u32) -> u32 {
@@ -66,6 +66,19 @@ fn key_at(item: u32, j: u32) -> u32 {
 // First element of key j of the second segment, in its binding.
 fn key2_at(item: u32, j: u32) -> u32 {
     return params.at_kv2 + ((item - params.segment) / params.share2 * params.keys2 + j) * 2u * params.columns;
+}
+
+// Element i of the keys and values of a segment.
+fn key_value(i: u32, second: bool) -> f32 {
+    if (SEGMENT && second) { return read_kv2(i); }
+    if (PACKED) { return read_q(i); }
+    return read_kv(i);
+}
+
+// First element of the key of number j, of which the first `own` are in the first segment.
+fn element_of(item: u32, j: u32, own: u32) -> u32 {
+    if (SEGMENT && j >= own) { return key2_at(item, j - own); }
+    return key_at(item, j);
 }
 
 // What is added to the score of query l and key j of the first segment.

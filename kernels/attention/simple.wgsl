@@ -14,18 +14,6 @@ var<workgroup> query: array<f32, WIDTH>;
 // Scores of a block of keys, then their weights.
 var<workgroup> scores: array<f32, SPAN>;
 
-fn key_value(i: u32, second: bool) -> f32 {
-    if (SEGMENT && second) { return read_kv2(i); }
-    if (PACKED) { return read_q(i); }
-    return read_kv(i);
-}
-
-// First element of the key of number j, counted over both segments.
-fn element_of(item: u32, j: u32, own: u32) -> u32 {
-    if (SEGMENT && j >= own) { return key2_at(item, j - own); }
-    return key_at(item, j);
-}
-
 fn score(item: u32, head: u32, l: u32, j: u32, own: u32) -> f32 {
     let k = element_of(item, j, own) + head * WIDTH;
     var sum = 0.0;

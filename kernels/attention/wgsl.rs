@@ -11,10 +11,23 @@ use crate::wgsl::{Kernel, line, pieces};
 const SPAN: u32 = 64;
 
 const SIMPLE: &str = concat!(include_str!("operands.wgsl"), include_str!("simple.wgsl"));
+const TILED: &str = concat!(include_str!("operands.wgsl"), include_str!("tiled.wgsl"));
+
+/// Queries and invocations of a workgroup of the variant `tiled`, and bytes of its workgroup memory.
+const TILE_QUERIES: usize = 64;
+const TILE_BLOCK: u32 = 128;
+const TILE_SHARED: u32 = 14_720;
+
+/// Fewest queries that are worth a tile.
+const TILE_WORTH: usize = 8;
+
+/// Most columns of the values of one workgroup: 80 registers of each invocation.
+const TILE_VALUES: usize = 160;
 
 pub(super) fn lower(op: &Attention, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     let e = op.extents(site.inputs);
     match variant {
+        "tiled" if e.queries >= TILE_WORTH => tiled(op, site, &e),
         "simple" => simple(op, site, &e),
         _ => None,
     }
@@ -34,6 +47,30 @@ fn simple(op: &Attention, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
     kernel.lower(launches)
 }
 
+fn tiled(op: &Attention, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
+    if site.caps.max_shared < TILE_SHARED {
+        return None;
+    }
+    // A wide head is divided evenly; a step takes at most five times eight columns, as evenly.
+    let splits = e.width.div_ceil(TILE_VALUES);
+    let values = e.width.div_ceil(splits).next_multiple_of(8);
+    let octets = values / 8;
+    let chunk = octets.div_ceil(octets.div_ceil(5));
+    let lanes = if e.width.is_multiple_of(4) { 4 } else { 1 };
+    let kernel = Kernel::new(site, "kernels/attention/tiled.wgsl", TILED, "attention")
+        .constant("VALUES", values as u32)
+        .constant("SPLITS", splits as u32)
+        .constant("CHUNK", chunk as u32)
+        .constant("RAGGED", lanes == 1);
+    let kernel = operands(op, kernel, e, lanes);
+    let launch = |part: &Part| {
+        let tiles = part.attentions(op, e).len() * part.queries.len().div_ceil(TILE_QUERIES);
+        part.launch(&kernel, op, e, line(site.caps, (tiles * splits * op.heads) as u64), TILE_BLOCK)
+    };
+    let launches: Vec<_> = parts(op, site, e)?.iter().map(launch).collect();
+    kernel.lower(launches)
+}
+
 /// All operands, as every variant binds them; in vectors of `lanes` but for the mask.
 fn operands<'a>(op: &Attention, kernel: Kernel<'a>, e: &Extents, lanes: u32) -> Kernel<'a> {
     let kernel = kernel
@@ -42,6 +79,7 @@ fn operands<'a>(op: &Attention, kernel: Kernel<'a>, e: &Extents, lanes: u32) -> 
         .constant("PACKED", op.packed)
         .constant("FRAMES", op.axis != Axis::Positions)
         .constant("SEGMENT", op.segment.is_some())
+        .constant("MASK", op.mask)
         .constant("CAUSAL", op.causal);
     let kv = (!op.packed).then_some(1);
     let kernel = match lanes {
