@@ -6,7 +6,7 @@
 use muybridge_kernels::Activation;
 use muybridge_loaders::{Config, Field, LoadError};
 
-use crate::embeddings::{AdditionOptions, ClassOptions, TimeOptions};
+use crate::embeddings::TimeOptions;
 use crate::error::Result;
 use crate::resnet::ResnetOptions;
 use crate::transformer::TransformerOptions;
@@ -402,38 +402,4 @@ pub(crate) fn look_at(c: &Config, fields: &[&str]) {
     fields.iter().for_each(|f| {
         c.has(f);
     });
-}
-
-impl AdditionOptions {
-    pub(crate) fn read(c: &Config) -> Result<Option<AdditionOptions>> {
-        let dim = c.opt("addition_time_embed_dim")?;
-        let input = c.opt("projection_class_embeddings_input_dim")?;
-        match c.opt::<String>("addition_embed_type")?.as_deref() {
-            None => Ok(None),
-            Some("text_time") => {
-                let time_dim = dim.ok_or_else(|| c.error("addition_time_embed_dim", "is absent"))?;
-                let input = input.ok_or_else(|| c.error("projection_class_embeddings_input_dim", "is absent"))?;
-                Ok(Some(AdditionOptions { time_dim, input }))
-            }
-            Some(other) => Err(unknown(c, "addition_embed_type", other, "text_time")),
-        }
-    }
-}
-
-impl ClassOptions {
-    pub(crate) fn read(c: &Config, activation: Activation, unet: bool) -> Result<Option<ClassOptions>> {
-        let (table, input) = (c.opt("num_class_embeds")?, c.opt("projection_class_embeddings_input_dim")?);
-        let input = || input.ok_or_else(|| c.error("projection_class_embeddings_input_dim", "is absent"));
-        Ok(match c.opt::<String>("class_embed_type")?.as_deref() {
-            None => table.map(ClassOptions::Table),
-            Some("timestep") => Some(ClassOptions::Timestep(if unet { activation } else { Activation::Silu })),
-            Some("identity") => Some(ClassOptions::Identity),
-            Some("projection") => Some(ClassOptions::Projection(input()?)),
-            Some("simple_projection") if unet => Some(ClassOptions::SimpleProjection(input()?)),
-            Some(other) => {
-                let known = "timestep, identity, projection, and for a UNet simple_projection";
-                return Err(unknown(c, "class_embed_type", other, known));
-            }
-        })
-    }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use muybridge_kernels as ops;
 use muybridge_kernels::Activation;
 use muybridge_loaders::{Config, LoadReport, Weights};
-use muybridge_runtime::{DType, Device, Graph, HostTensor, Pins, PlanOptions, TensorDesc, Value};
+use muybridge_runtime::{DType, Device, Graph, HostTensor, Pins, PlanOptions, Shape, TensorDesc, Value};
 
 use crate::blocks::{Conditions, Trunk};
 use crate::config::ControlNetConfig;
@@ -187,13 +187,14 @@ impl ControlNet {
         let factor = 1 << (self.config.embedding_channels.len() - 1);
         let [h, w] = map_size(&s.step, o.sample).map(|n| n * factor);
         let batch = s.step.desc(o.sample).shape[0];
-        let desc = TensorDesc::new([batch, h, w, self.config.conditioning_channels], o.dtype);
+        let shape = Shape::new(&[batch, h, w, self.config.conditioning_channels])?;
+        let desc = TensorDesc { shape, dtype: o.dtype };
         let mut image = s.once.input(format!("cond{suffix}"), desc);
         if self.config.bgr {
             image = s.once.node("controlnet_cond", ops::Layout::Reverse, &[image])?;
         }
         let embedded = self.controlnet_cond_embedding.build(&mut s.once, image)?;
-        s.hand_over("controlnet_cond_embedding", embedded)
+        Ok(s.hand_over("controlnet_cond_embedding", embedded))
     }
 
     /// Zero convolution, then its scale. A mean over space commutes with both, so it comes first, where it is cheap.

@@ -108,6 +108,40 @@ impl TimeOptions {
     }
 }
 
+impl AdditionOptions {
+    fn read(c: &Config) -> Result<Option<AdditionOptions>> {
+        let dim = c.opt("addition_time_embed_dim")?;
+        let input = c.opt("projection_class_embeddings_input_dim")?;
+        match c.opt::<String>("addition_embed_type")?.as_deref() {
+            None => Ok(None),
+            Some("text_time") => {
+                let time_dim = dim.ok_or_else(|| c.error("addition_time_embed_dim", "is absent"))?;
+                let input = input.ok_or_else(|| c.error("projection_class_embeddings_input_dim", "is absent"))?;
+                Ok(Some(AdditionOptions { time_dim, input }))
+            }
+            Some(other) => Err(unknown(c, "addition_embed_type", other, "text_time")),
+        }
+    }
+}
+
+impl ClassOptions {
+    fn read(c: &Config, activation: Activation, unet: bool) -> Result<Option<ClassOptions>> {
+        let (table, input) = (c.opt("num_class_embeds")?, c.opt("projection_class_embeddings_input_dim")?);
+        let input = || input.ok_or_else(|| c.error("projection_class_embeddings_input_dim", "is absent"));
+        Ok(match c.opt::<String>("class_embed_type")?.as_deref() {
+            None => table.map(ClassOptions::Table),
+            Some("timestep") => Some(ClassOptions::Timestep(if unet { activation } else { Activation::Silu })),
+            Some("identity") => Some(ClassOptions::Identity),
+            Some("projection") => Some(ClassOptions::Projection(input()?)),
+            Some("simple_projection") if unet => Some(ClassOptions::SimpleProjection(input()?)),
+            Some(other) => {
+                let known = "timestep, identity, projection, and for a UNet simple_projection";
+                return Err(unknown(c, "class_embed_type", other, known));
+            }
+        })
+    }
+}
+
 /// Two layers with an activation between: `[B,K]` → `[B,N]`.
 #[derive(Clone, Debug)]
 struct Perceptron {
@@ -243,7 +277,7 @@ impl TimeEmbedding {
         let mut known = Known::default();
         if let (Some(proj), Some(cond)) = (&self.cond_proj, o.timestep_cond) {
             let v = proj.apply(&mut s.once, cond)?;
-            known.condition = Some(s.hand_over(proj.path(), v)?);
+            known.condition = Some(s.hand_over(proj.path(), v));
         }
         let class = match &self.class_embedding {
             Some(embedding) => {
@@ -253,14 +287,14 @@ impl TimeEmbedding {
             None => None,
         };
         if self.options.concat {
-            known.beside = class.map(|v| s.hand_over("class_embedding", v)).transpose()?;
+            known.beside = class.map(|v| s.hand_over("class_embedding", v));
             return Ok(known);
         }
         let added = match &self.add_embedding {
             Some(embedding) => Some(self.addition(&mut s.once, embedding, o, class)?),
             None => class,
         };
-        known.added = added.map(|v| s.hand_over("added_embedding", v)).transpose()?;
+        known.added = added.map(|v| s.hand_over("added_embedding", v));
         Ok(known)
     }
 

@@ -54,6 +54,18 @@ impl Default for UnetShape {
     }
 }
 
+impl UnetShape {
+    /// Extents beyond any network: their products would not fit 64 bits.
+    fn check(&self) -> Result<()> {
+        let fits = |n: usize, bits: u32| (1..=1usize << bits).contains(&n);
+        let map = fits(self.batch, 12) && fits(self.height, 13) && fits(self.width, 13);
+        if map && fits(self.context, 17) && fits(self.time_ids, 6) {
+            return Ok(());
+        }
+        Err(Error::call("UNet2DConditionModel", format!("extents of zero, or beyond any use: {self:?}")))
+    }
+}
+
 /// The two graphs of a network while it is built.
 #[derive(Debug, Default)]
 pub struct Stages {
@@ -72,15 +84,12 @@ impl Stages {
     }
 
     /// Makes a value of `once` an operand of `step`.
-    ///
-    /// # Errors
-    /// None at present; the signature leaves room for limits on features.
-    pub fn hand_over(&mut self, name: &str, value: Value) -> Result<Value> {
+    pub fn hand_over(&mut self, name: &str, value: Value) -> Value {
         let desc = self.once.desc(value);
         let name = format!("{}{name}", self.prefix);
         self.once.output(&name, value);
         self.features.push(self.step.input_descs().count());
-        Ok(self.step.input(name, desc))
+        self.step.input(name, desc)
     }
 
     /// Names of features handed over from here on begin with this.
@@ -118,6 +127,7 @@ impl Operands {
     /// # Errors
     /// The shape asks for what the configuration does not have.
     pub fn declare(s: &mut Stages, shape: &UnetShape, c: &TrunkConfig, context: usize) -> Result<Operands> {
+        shape.check()?;
         let UnetShape { batch: b, height: h, width: w, dtype, .. } = *shape;
         let (once, step) = (&mut s.once, &mut s.step);
         let full = |extents: [usize; 2]| TensorDesc::new(extents, DType::F32);
@@ -265,6 +275,11 @@ impl StepPlan {
     /// The plan of every step.
     pub fn step_plan(&self) -> &Plan {
         &self.step
+    }
+
+    /// Only the plan of every step.
+    pub fn into_step_plan(self) -> Plan {
+        self.step
     }
 
     /// The plan of a clip.

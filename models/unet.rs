@@ -219,9 +219,9 @@ pub(crate) fn keys_of<'a>(
     let mut keys = Context::default();
     for attention in cross {
         let kv = attention.keys(&mut s.once, context)?;
-        keys.keys.insert(attention.path().into(), s.hand_over(attention.path(), kv)?);
+        keys.keys.insert(attention.path().into(), s.hand_over(attention.path(), kv));
     }
-    keys.mask = o.mask.map(|mask| s.hand_over("encoder_attention_bias", mask)).transpose()?;
+    keys.mask = o.mask.map(|mask| s.hand_over("encoder_attention_bias", mask));
     Ok(keys)
 }
 

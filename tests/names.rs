@@ -135,7 +135,7 @@ fn tiles_bound_the_memory_of_the_vae() {
     let config = Preset::find("sd-vae").unwrap().config().unwrap();
     let vae = Vae::of(&config, Weights::procedural(1, DType::F16), &device).unwrap();
     // Tiles of 64 latents as the field has them, and of 32 for small memories.
-    for (tile, dtype, most) in [(64, DType::F32, 650), (64, DType::F16, 350), (32, DType::F32, 170)] {
+    for (tile, dtype, most) in [(64, DType::F32, 720), (64, DType::F16, 400), (32, DType::F32, 200)] {
         let Tiling { tile: size, .. } = Tiling::of(tile);
         let plan = vae.decoder(VaeShape { batch: 1, height: size, width: size, dtype }).unwrap();
         println!("sd-vae decoder {size}x{size} {dtype}: {plan}");
