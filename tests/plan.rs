@@ -1,0 +1,140 @@
+//! Plans of full-size networks, with no weights and no device: launches, memory and work.
+
+use muybridge::presets::Preset;
+use muybridge::runtime::PlanReport;
+use muybridge::{ControlNet, DType, Device, Result, Unet, UnetShape, Vae, VaeShape, Weights};
+
+/// The kernel languages that every network must be plannable in.
+const TARGETS: [&str; 2] = ["trace:cpu", "trace:wgpu"];
+
+fn shape(batch: usize, side: usize, dtype: DType) -> UnetShape {
+    UnetShape { batch, height: side, width: side, dtype, ..UnetShape::default() }
+}
+
+/// Reports of a network's step and of what it computes once per clip.
+fn unet(preset: &str, device: &str, shape: UnetShape) -> Result<[PlanReport; 2]> {
+    let device = Device::open(device)?;
+    let weights = Weights::procedural(0, DType::F16);
+    let net = Unet::of(&Preset::find(preset)?.config()?, weights, &device)?;
+    let plan = net.plan(shape)?;
+    Ok([plan.report().clone(), plan.clip_plan().report().clone()])
+}
+
+fn vae_decoder(device: &str, side: usize, dtype: DType) -> Result<PlanReport> {
+    let device = Device::open(device)?;
+    let vae = Vae::of(&Preset::find("sd-vae")?.config()?, Weights::procedural(0, DType::F16), &device)?;
+    Ok(vae.decoder(VaeShape { batch: 1, height: side, width: side, dtype })?.report().clone())
+}
+
+/// What holds for every plan.
+#[track_caller]
+fn sound(report: &PlanReport) {
+    let (arena, least) = (report.arena as f64, report.arena_lower_bound as f64);
+    assert!(
+        arena <= 1.05 * least,
+        "arena of {arena} bytes, {:.1} % over the lower bound",
+        100.0 * (arena / least - 1.0)
+    );
+    for n in &report.nodes {
+        assert!(n.launches <= n.declared as usize, "{}: {} launches, {} declared", n.path, n.launches, n.declared);
+    }
+}
+
+#[track_caller]
+fn near(flop: u64, want: f64) {
+    let ratio = flop as f64 / want;
+    assert!((0.99..=1.01).contains(&ratio), "{flop} flop is {ratio:.4} of the {want} counted by the specification");
+}
+
+#[test]
+fn a_guided_sd15_step_is_within_its_budgets() -> Result<()> {
+    for target in TARGETS {
+        let [step, clip] = unet("sd15-unet", target, shape(2, 64, DType::F16))?;
+        sound(&step);
+        sound(&clip);
+        // 22 resnets × 4 + 14 shortcuts + 16 transformers × 14 + 13, with room for a norm in two launches is CUDA's budget;
+        // here nodes count, because a norm may take two launches.
+        assert!(step.nodes.len() <= 345, "{} nodes", step.nodes.len());
+        assert!(step.arena <= 100_000_000, "{}: arena of {} bytes", target, step.arena);
+        near(step.cost().flop + clip.cost().flop, 2.0 * 803.3e9);
+    }
+    Ok(())
+}
+
+#[test]
+fn work_of_the_other_networks_is_as_specified() -> Result<()> {
+    let vae = vae_decoder("trace:cpu", 64, DType::F32)?;
+    sound(&vae);
+    near(vae.cost().flop, 2514.5e9);
+    let device = Device::open("trace:cpu")?;
+    let config = Preset::find("sd15-controlnet")?.config()?;
+    let net = ControlNet::of(&config, Weights::procedural(0, DType::F16), &device)?;
+    let plan = net.plan(shape(1, 64, DType::F32))?;
+    sound(plan.report());
+    near(plan.report().cost().flop + plan.clip_plan().report().cost().flop, 283e9);
+    Ok(())
+}
+
+#[test]
+fn larger_networks_plan_on_every_target() -> Result<()> {
+    for target in TARGETS {
+        for (preset, side) in [("sd21-unet", 96), ("sdxl-unet", 128)] {
+            let [step, clip] = unet(preset, target, shape(2, side, DType::F16))?;
+            sound(&step);
+            sound(&clip);
+        }
+        sound(&vae_decoder(target, 64, DType::F32)?);
+        sound(&vae_decoder(target, 96, DType::F16)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn planning_owns_no_memory_and_runs_nothing() -> Result<()> {
+    let device = Device::open("trace")?;
+    let vae = Vae::of(&Preset::find("sd-vae")?.config()?, Weights::procedural(0, DType::F32), &device)?;
+    let plan = vae.decoder(VaeShape { batch: 1, height: 8, width: 8, dtype: DType::F32 })?;
+    let latents = muybridge::HostTensor::from_fn([1, 8, 8, 4], |_| 0.0);
+    let refused = plan.run_host(&[&latents]).unwrap_err().to_string();
+    assert!(refused.contains("trace"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn a_run_into_existing_tensors_allocates_nothing() -> Result<()> {
+    let device = Device::open("cpu")?;
+    let config = muybridge::Config::parse(
+        br#"{"_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "latent_channels": 4,
+            "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "act_fn": "silu",
+            "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
+            "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"], "scaling_factor": 0.18215}"#,
+        "a small VAE",
+    )?;
+    let vae = Vae::of(&config, Weights::procedural(7, DType::F32), &device)?;
+    let plan = vae.decoder(VaeShape { batch: 1, height: 5, width: 6, dtype: DType::F32 })?;
+    let latents = device.tensor(&muybridge::HostTensor::from_fn([1, 5, 6, 4], |i| (i as f32).sin()))?;
+    let outputs = plan.empty_outputs()?;
+    plan.run_into(&[&latents], &outputs)?;
+    let first = outputs[0].to_host()?;
+    let before = device.memory();
+    for _ in 0..3 {
+        plan.run_into(&[&latents], &outputs)?;
+    }
+    assert_eq!(device.memory(), before, "a run allocated memory");
+    assert_eq!(outputs[0].to_host()?, first, "the same run gave something else");
+    Ok(())
+}
+
+#[test]
+fn operands_that_do_not_fit_are_named() -> Result<()> {
+    let device = Device::open("cpu")?;
+    let vae =
+        Vae::of(&Preset::find("sd-vae")?.config()?, Weights::procedural(0, DType::F32), &Device::open("trace:cpu")?)?;
+    let plan = vae.decoder(VaeShape { batch: 1, height: 8, width: 8, dtype: DType::F32 })?;
+    let zeros = |shape: [usize; 4]| device.tensor(&muybridge::HostTensor::from_fn(shape, |_| 0.0));
+    let message = |r: muybridge::runtime::Result<Vec<muybridge::Tensor>>| r.unwrap_err().to_string();
+    assert!(message(plan.run(&[])).contains("latents"));
+    assert!(message(plan.run(&[&zeros([1, 8, 9, 4])?])).contains("[1, 8, 9, 4]"));
+    assert!(message(plan.run(&[&zeros([1, 8, 8, 4])?])).contains("cpu"), "a tensor of another device");
+    Ok(())
+}
