@@ -49,3 +49,8 @@ pub use stages::{Features, StepPlan, UnetShape};
 pub use tiling::Tiling;
 pub use unet::Unet;
 pub use vae::{Vae, VaeConfig, VaeShape};
+
+/// The README's example must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
