@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use muybridge::case::{Case, Verdict};
-use muybridge::runtime::{DType, Device};
+use muybridge::runtime::{DType, Device, HostTensor, Tensor};
+use muybridge::{Unet, UnetShape};
 
 /// A device, or why it is missing.
 type Opened = Result<Device, String>;
@@ -23,6 +24,7 @@ fn main() {
             Err(e) => trials.push(Trial::test(dir.display().to_string(), move || Err(Failed::from(e.to_string())))),
         }
     }
+    trials.push(Trial::test("features_of_a_clip_serve_every_step", || features().map_err(|e| e.to_string().into())));
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -74,4 +76,30 @@ fn check(case: &Case, call: &str, device: Opened, dtype: DType) -> Result<(), Fa
     let report = case.check(call, &device?, dtype).map_err(|e| e.to_string())?;
     let failed = report.rows.iter().any(|r| matches!(r.verdict, Verdict::Fail(_)));
     if failed { Err(report.to_string().into()) } else { Ok(()) }
+}
+
+/// The public API on a folder of a checkpoint: one run is features and a step, and the features last.
+fn features() -> muybridge::Result<()> {
+    let device = Device::open("cpu")?;
+    let unet = Unet::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/unet_sd15"), &device)?;
+    let plan = unet.plan(UnetShape { batch: 2, height: 8, width: 6, context: 5, ..UnetShape::default() })?;
+    let names: Vec<&str> = plan.inputs().map(|(name, _)| name).collect();
+    assert_eq!(names, ["sample", "timestep", "encoder_hidden_states"]);
+    let noise = |seed: usize| move |i: usize| ((i * 7919 + seed * 104_729) % 1000) as f32 / 500.0 - 1.0;
+    let upload = |t: HostTensor| -> muybridge::Result<Tensor> { Ok(device.tensor(&t)?) };
+    let latents = upload(HostTensor::from_fn([2, 8, 6, 4], noise(1)))?;
+    let context = upload(HostTensor::from_fn([2, 5, 40], noise(2)))?;
+    let features = plan.features(&[&context])?;
+    assert_eq!(features.tensors().len(), plan.clip_plan().outputs().count());
+    for t in [900.0, 20.0] {
+        let time = upload(HostTensor::from_fn([2], |_| t))?;
+        let step = plan.step(&[&latents, &time], &features)?;
+        let whole = plan.run(&[&latents, &time, &context])?;
+        assert_eq!(step[0].to_host()?, whole[0].to_host()?);
+        plan.step_into(&[&latents, &time], &features, &whole)?;
+        assert_eq!(step[0].to_host()?, whole[0].to_host()?);
+    }
+    assert!(plan.run(&[&latents]).is_err(), "operands are missing");
+    assert!(plan.step(&[&latents, &context], &features).is_err(), "the context is no time");
+    Ok(())
 }

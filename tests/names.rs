@@ -88,14 +88,14 @@ fn quickly<T>(what: &str, f: impl FnOnce() -> T) -> T {
     made
 }
 
-fn unet_report(preset: &str, size: usize, dtype: DType) -> PlanReport {
-    let device = Device::open("trace:cpu").unwrap();
+fn unet_report(device: &str, preset: &str, size: usize, dtype: DType) -> PlanReport {
+    let device = Device::open(device).unwrap();
     let config = Preset::find(preset).unwrap().config().unwrap();
     quickly(preset, || {
         let unet = Unet::of(&config, Weights::procedural(1, DType::F16), &device).unwrap();
         let shape = UnetShape { batch: 2, height: size, width: size, dtype, ..UnetShape::default() };
         let plan = unet.plan(shape).unwrap();
-        println!("{preset} {size}x{size} {dtype}: {plan}");
+        println!("{preset} {size}x{size} {dtype} on {}: {plan}", device.name());
         plan.report().clone()
     })
 }
@@ -104,11 +104,16 @@ const MIB: u64 = 1 << 20;
 
 #[test]
 fn a_step_of_sd15_is_339_launches_in_100_mb() {
-    let report = unet_report("sd15-unet", 64, DType::F16);
     // 22 residual blocks of four, 14 shortcuts, 16 transformers of fourteen; the ends, the time and changes of resolution.
-    assert_eq!(report.nodes.len(), 22 * 4 + 14 + 16 * 14 + 13);
-    assert!(report.launches() <= 345, "{report}");
-    assert!(report.arena <= 100 * MIB, "{report}");
+    let nodes = 22 * 4 + 14 + 16 * 14 + 13;
+    // A kernel may split the sums of a norm from what follows them: at most one launch more for each of the 61 norms.
+    for (device, more) in [("trace:cpu", 0), ("trace:wgpu", 61)] {
+        let report = unet_report(device, "sd15-unet", 64, DType::F16);
+        assert_eq!(report.nodes.len(), nodes);
+        assert!(report.launches() <= nodes + more, "{report}");
+        assert!(report.arena <= 100 * MIB, "{report}");
+    }
+    let report = unet_report("trace:cpu", "sd15-unet", 64, DType::F16);
     // About 800 GFLOP an item; the keys of the context are the clip's.
     let gflop = report.cost().flop / 1_000_000_000;
     assert!((1_500..1_700).contains(&gflop), "{gflop}");
@@ -116,8 +121,8 @@ fn a_step_of_sd15_is_339_launches_in_100_mb() {
 
 #[test]
 fn other_networks_can_be_planned_without_their_weights() {
-    unet_report("sd21-unet", 96, DType::F16);
-    unet_report("sdxl-unet", 128, DType::F16);
+    unet_report("trace:cpu", "sd21-unet", 96, DType::F16);
+    unet_report("trace:wgpu", "sdxl-unet", 128, DType::F16);
     let device = Device::open("trace:cpu").unwrap();
     let config = Preset::find("sd15-controlnet").unwrap().config().unwrap();
     let net = ControlNet::of(&config, Weights::procedural(1, DType::F16), &device).unwrap();
