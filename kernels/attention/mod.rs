@@ -253,6 +253,18 @@ pub fn cases() -> Vec<Case> {
             vec![act([2, 11, 48]), Operand::activation([1, 11, 11]).range(-5.0, 5.0)]
         }),
         Case::new("causal", Attention { causal: true, ..Attention::packed(2) }, packed(2, 21, 2, 8)),
+        // Second segments that begin inside a block of keys, with more queries than a tile has.
+        Case::new("long_segment", segment(1, 2), vec![act([3, 70, 72]), act([2, 45, 48])]),
+        Case::new("masked_segment", Attention { segment: Some(1), mask: true, ..Attention::cross(2) }, {
+            vec![act([3, 9, 24]), act([1, 37, 48]), act([1, 10, 48]), Operand::activation([3, 9, 37]).range(-5.0, 5.0)]
+        }),
+        Case::new("causal_segment", Attention { segment: Some(0), causal: true, ..Attention::packed(1) }, {
+            vec![act([2, 67, 15]), act([1, 8, 10])]
+        }),
+        Case::new("causal_text", Attention { causal: true, ..Attention::packed(2) }, packed(1, 77, 2, 64)),
+        // Heads too wide for one tile's values, divided with and without a rest.
+        own("width_200", 1, 20, 1, 200),
+        own("width_166", 2, 11, 1, 166),
         Case::new("large_scores", Attention::packed(1), vec![Operand::activation([1, 24, 96]).range(0.0, 12.0)]),
         Case::new("frames", Attention { axis: Axis::Frames(3), ..Attention::packed(2) }, packed(6, 10, 2, 8)),
         Case::new("frames_24", Attention { axis: Axis::Frames(24), ..Attention::packed(8) }, packed(24, 6, 8, 5)),

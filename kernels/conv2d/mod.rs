@@ -209,6 +209,15 @@ pub fn cases() -> Vec<Case> {
         o
     };
     let down = Conv2d { stride: 2, ..c3 };
+    let everything = Conv2d {
+        stride: 2,
+        upsample: Some([16, 11]),
+        two_sources: true,
+        shift: Some(7),
+        activation: Activation::Silu,
+        residual: true,
+        ..c3
+    };
     let vae_down = Conv2d { stride: 2, padding: [0, 0, 1, 1], ..c3 };
     vec![
         Case::new("one", c1, ops([1, 1, 1, 1], 1, 1)),
@@ -238,6 +247,13 @@ pub fn cases() -> Vec<Case> {
         Case::new("silu", Conv2d { activation: Activation::Silu, ..c3 }, ops([1, 8, 8, 8], 16, 3)),
         Case::new("no_bias", Conv2d { bias: false, ..c3 }, {
             vec![Operand::activation([1, 8, 8, 8]), Operand::weight([16, 8, 3, 3])]
+        }),
+        Case::new("one_by_three", Conv2d { kernel: [1, 3], padding: [0, 1, 0, 1], ..c3 }, {
+            vec![Operand::activation([2, 5, 9, 8]), Operand::weight([6, 8, 1, 3]), Operand::weight([6])]
+        }),
+        Case::new("everything", everything, {
+            let x = two(2, 9, 7, [12, 20], 36, 3);
+            plus(x, vec![Operand::activation([2, 50]), Operand::activation([2, 8, 6, 36])])
         }),
         // Enough tiles for the middle and the tallest of them; vectors of four that end inside a step.
         Case::new("many_tiles", c3, ops([1, 32, 40, 12], 256, 3)),

@@ -157,6 +157,9 @@ pub fn cases() -> Vec<Case> {
         }),
         Case::new("batched", batched, vec![Operand::activation([3, 21, 17]), Operand::activation([3, 13, 17])]),
         Case::new("batched_tiles", batched, vec![Operand::activation([2, 70, 24]), Operand::activation([2, 130, 24])]),
+        Case::new("batched_geglu", Matmul { batched: true, ..geglu }, {
+            vec![Operand::activation([2, 19, 24]), Operand::activation([2, 90, 24]), Operand::weight([90])]
+        }),
         // Enough tiles for the middle and the tallest of them.
         Case::new("many_tiles", out, with_residual(350, 720, 36)),
         Case::new("many_tall_tiles", out, with_residual(700, 720, 20)),
