@@ -10,6 +10,7 @@ mod activation;
 pub mod attention;
 pub mod case;
 pub mod conv2d;
+mod cuda;
 mod cpu;
 pub mod elementwise;
 pub mod group_norm;

@@ -245,7 +245,7 @@ fn readable(caps: &Caps, dtype: DType) -> bool {
     match dtype {
         DType::F32 => true,
         DType::F16 => caps.f16,
-        DType::BF16 => false,
+        DType::BF16 => caps.bf16,
     }
 }
 

@@ -16,6 +16,7 @@
 //! without a transpose.
 
 mod cpu;
+mod cuda;
 mod reference;
 mod softmax;
 mod wgsl;
@@ -56,6 +57,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "reference", target: Target::Cpu, launches: 1 },
     Variant { name: "tiled", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
 /// Extents of an attention.
@@ -217,7 +219,7 @@ impl Op for Attention {
             (Target::Cpu, "reference") => Some(reference::lower(self, site)),
             (Target::Cpu, _) => cpu::lower(self, site),
             (Target::Wgsl, name) => wgsl::lower(self, name, site),
-            _ => None,
+            (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! row to channel c: the time embedding's projection. Padding is zeros. Sums are f32 whatever the storage.
 
 mod cpu;
+mod cuda;
 mod reference;
 mod transform;
 mod wgsl;
@@ -47,6 +48,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "reference", target: Target::Cpu, launches: 1 },
     Variant { name: "tiled", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
 /// Extents of a convolution.
@@ -188,7 +190,7 @@ impl Op for Conv2d {
             (Target::Cpu, "reference") => Some(reference::lower(self, site)),
             (Target::Cpu, name) => cpu::lower(self, name, site),
             (Target::Wgsl, name) => wgsl::lower(self, name, site),
-            _ => None,
+            (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! `a [..]` → the same shape. A second operand has the same shape, or is a suffix of it that repeats: `[C]`, `[H, W, C]`.
 
 mod cpu;
+mod cuda;
 mod reference;
 mod wgsl;
 
@@ -35,6 +36,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "reference", target: Target::Cpu, launches: 1 },
     Variant { name: "vec4", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
 impl Elementwise {
@@ -100,7 +102,7 @@ impl Op for Elementwise {
             (Target::Cpu, "reference") => Some(reference::lower(self, site)),
             (Target::Cpu, _) => cpu::lower(self, site),
             (Target::Wgsl, name) => wgsl::lower(self, name, site),
-            _ => None,
+            (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! `norm · (1 + scale) + shift`. Statistics are f32 at least, whatever the storage.
 
 mod cpu;
+mod cuda;
 mod reference;
 mod wgsl;
 
@@ -38,6 +39,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "one_pass", target: Target::Wgsl, launches: 1 },
     Variant { name: "two_pass", target: Target::Wgsl, launches: 2 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
 /// Extents of a normalisation.
@@ -134,7 +136,7 @@ impl Op for GroupNorm {
             (Target::Cpu, "reference") => Some(reference::lower(self, site)),
             (Target::Cpu, _) => cpu::lower(self, site),
             (Target::Wgsl, name) => wgsl::lower(self, name, site),
-            _ => None,
+            (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! `x [.., C]` → `[.., C]` (Ba, Kiros, Hinton, "Layer normalization", 2016; biased variance). Statistics are f32 at least.
 
 mod cpu;
+mod cuda;
 mod reference;
 mod wgsl;
 
@@ -24,6 +25,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "subgroup", target: Target::Wgsl, launches: 1 },
     Variant { name: "workgroup", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
 impl Op for LayerNorm {
@@ -55,7 +57,7 @@ impl Op for LayerNorm {
             (Target::Cpu, "reference") => Some(reference::lower(self, site)),
             (Target::Cpu, _) => cpu::lower(self, site),
             (Target::Wgsl, name) => wgsl::lower(self, name, site),
-            _ => None,
+            (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Changes of layout: permutations of axes, and channels put together, cut out or reversed.
 
+mod cuda;
 mod reference;
 mod wgsl;
 
@@ -29,6 +30,7 @@ pub enum Layout {
 pub const VARIANTS: &[Variant] = &[
     Variant { name: "reference", target: Target::Cpu, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
 impl Op for Layout {
@@ -83,7 +85,7 @@ impl Op for Layout {
         match variant.target {
             Target::Cpu => Some(reference::lower(self, site)),
             Target::Wgsl => wgsl::lower(self, variant.name, site),
-            Target::Cuda => None,
+            Target::Cuda => cuda::lower(self, variant.name, site),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! the `B` matrices `a [B, M, K]`. Sums are f32 whatever the storage.
 
 mod cpu;
+mod cuda;
 mod reference;
 mod wgsl;
 
@@ -35,6 +36,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "few_rows", target: Target::Wgsl, launches: 1 },
     Variant { name: "tiled", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
 /// Extents of a product.
@@ -115,6 +117,7 @@ impl Op for Matmul {
             (Target::Cpu, "gemm") => cpu::lower(self, site),
             (Target::Cpu, "reference") => Some(reference::lower(self, site)),
             (Target::Wgsl, name) => wgsl::lower(self, name, site),
+            (Target::Cuda, name) => cuda::lower(self, name, site),
             _ => None,
         }
     }

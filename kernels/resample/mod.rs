@@ -1,5 +1,6 @@
 //! Resizing of maps: `x [B,H,W,C]` → `[B,h,w,C]`.
 
+mod cuda;
 mod reference;
 mod wgsl;
 
@@ -31,6 +32,7 @@ pub struct Resample {
 pub const VARIANTS: &[Variant] = &[
     Variant { name: "reference", target: Target::Cpu, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
 impl Op for Resample {
@@ -64,7 +66,7 @@ impl Op for Resample {
         match variant.target {
             Target::Cpu => Some(reference::lower(self, site)),
             Target::Wgsl => wgsl::lower(self, variant.name, site),
-            Target::Cuda => None,
+            Target::Cuda => cuda::lower(self, variant.name, site),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! (Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", 2020, after Vaswani et al., 2017). An odd `dim` ends in a
 //! zero. SDXL embeds six numbers per picture this way, side by side.
 
+mod cuda;
 mod reference;
 mod wgsl;
 
@@ -30,6 +31,7 @@ pub struct TimestepEmbedding {
 pub const VARIANTS: &[Variant] = &[
     Variant { name: "reference", target: Target::Cpu, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
 impl TimestepEmbedding {
@@ -68,7 +70,7 @@ impl Op for TimestepEmbedding {
         match variant.target {
             Target::Cpu => Some(reference::lower(self, site)),
             Target::Wgsl => wgsl::lower(self, variant.name, site),
-            Target::Cuda => None,
+            Target::Cuda => cuda::lower(self, variant.name, site),
         }
     }
 }

@@ -1,0 +1,105 @@
+#line 2 "kernels/prelude.cu"
+// What CUDA kernels share: number formats, vectors, activations, and the wrappers of instructions that only hardware has.
+//
+// The generated header's constants stand before this file, type aliases and operands after it. Kernels include nothing, so
+// that NVRTC needs no files. Under EMULATED, the tests' emulator has defined everything in the first part already.
+
+#ifndef EMULATED
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+#define DEV __device__ __forceinline__
+#define KERNEL extern "C" __global__ void
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) u8 name[]
+
+DEV float f16_to_float(u16 bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+
+DEV u16 float_to_f16(float x) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+#endif
+
+// 16-bit numbers as they are stored. Arithmetic is f32.
+struct f16 {
+    u16 bits;
+};
+struct bf16 {
+    u16 bits;
+};
+
+DEV float widen(float x) { return x; }
+DEV float widen(f16 x) { return f16_to_float(x.bits); }
+DEV float widen(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
+
+// x rounded to T, to nearest even.
+template <class T> DEV T narrow(float x);
+template <> DEV float narrow<float>(float x) { return x; }
+template <> DEV f16 narrow<f16>(float x) { return f16{float_to_f16(x)}; }
+template <> DEV bf16 narrow<bf16>(float x) {
+    u32 u = __float_as_uint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return bf16{(u16)(u >> 16 | 0x40)};  // NaN stays one
+    return bf16{(u16)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
+}
+
+// N elements that are loaded and stored at once.
+template <class T, int N> struct alignas(sizeof(T) * N) Vec {
+    T v[N];
+};
+
+// Four numbers in registers.
+struct Quad {
+    float v[4];
+};
+
+// Elements p[0..4] as f32; at once where they are ALIGNED to their size.
+template <bool ALIGNED, class T> DEV Quad load_quad(const T* p) {
+    Vec<T, 4> own;
+    if (ALIGNED) {
+        own = *(const Vec<T, 4>*)p;
+    } else {
+        for (int i = 0; i < 4; i++) own.v[i] = p[i];
+    }
+    return Quad{{widen(own.v[0]), widen(own.v[1]), widen(own.v[2]), widen(own.v[3])}};
+}
+
+template <bool ALIGNED, class T> DEV void store_quad(T* p, Quad q) {
+    Vec<T, 4> own;
+    for (int i = 0; i < 4; i++) own.v[i] = narrow<T>(q.v[i]);
+    if (ALIGNED) {
+        *(Vec<T, 4>*)p = own;
+    } else {
+        for (int i = 0; i < 4; i++) p[i] = own.v[i];
+    }
+}
+
+// Number of this block, where a line of blocks was folded into a grid of up to three dimensions.
+DEV u32 linear_block() { return blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z); }
+
+// x * Phi(x), with the lower tail taken as it is and not as a difference from 1.
+DEV float gelu(float x) { return 0.5f * x * erfcf(-0.70710678f * x); }
+
+// x * tanh(ln(1 + e)) with e = exp(x), as a quotient without cancellation; beyond 20 it is x to the last bit.
+DEV float mish(float x) {
+    float e = expf(fminf(x, 20.0f)), n = e * (e + 2.0f);
+    return x > 20.0f ? x : x * (n / (n + 2.0f));
+}
+
+// The pointwise function with the code ACTIVATION (see kernels/activation.rs).
+DEV float activate(float x) {
+    switch (ACTIVATION) {
+        case 1: return x / (1.0f + expf(-x));
+        case 2: return gelu(x);
+        case 3: return x / (1.0f + expf(-1.702f * x));
+        case 4: return fmaxf(x, 0.0f);
+        case 5: return mish(x);
+        default: return x;
+    }
+}
+#line 1 "generated header"
