@@ -3,11 +3,14 @@
 //! A trial passes if the normalised mean squared error is within tolerance, no element is finite on one side only, and the
 //! guard bands round every buffer are untouched; the arena is poisoned with NaN before the run.
 
+mod emulator;
+
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use muybridge::kernels::{Case, OPS, Role};
-use muybridge::runtime::{DType, Device, DeviceOptions, HostTensor, Pins, Plan, PlanOptions, Target, Variant};
+use muybridge::runtime::{self, DType, Device, DeviceOptions, HostTensor, Pins, Plan, PlanOptions, Target, Variant};
 
 /// A way to open a device.
 struct Flavour {
@@ -24,6 +27,24 @@ const F16: Numbers = (DType::F16, DType::F16);
 const BF16: Numbers = (DType::BF16, DType::BF16);
 /// How a half-size checkpoint is used where activations stay f32.
 const F32_ON_F16: Numbers = (DType::F32, DType::F16);
+
+/// The emulator's devices: one with every dtype, the adversarial schedules with one.
+fn emulated() -> impl Iterator<Item = Flavour> {
+    const PLACES: [(&str, &str); emulator::DEVICES] = [
+        ("cuda-emulated", "cuda:0"),
+        ("cuda-emulated-last", "cuda:1"),
+        ("cuda-emulated-random", "cuda:2"),
+        ("cuda-emulated-late", "cuda:3"),
+        ("cuda-emulated-last-late", "cuda:4"),
+        ("cuda-emulated-random-late", "cuda:5"),
+        ("cuda-emulated-random-late-2", "cuda:6"),
+        ("cuda-emulated-random-3", "cuda:7"),
+    ];
+    PLACES.into_iter().enumerate().map(|(i, (label, name))| {
+        let numbers: &[Numbers] = if i == 0 { &[F32, F16, BF16, F32_ON_F16] } else { &[F16] };
+        Flavour { label, name, options: DeviceOptions::default(), numbers }
+    })
+}
 
 fn flavours() -> Vec<Flavour> {
     let default = DeviceOptions::default();
@@ -57,8 +78,23 @@ fn tolerance(dtype: DType) -> f64 {
 
 fn main() {
     let args = Arguments::from_args();
+    // Hardware is taken where there is some, and the emulator where there is none.
+    let hardware = !emulator::is_inside() && Device::open("cuda:0").is_ok();
+    let entered =
+        if hardware { Ok(()) } else { emulator::enter(Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/emulator"))) };
     let mut trials = vec![Trial::test("every_variant_has_a_case", every_variant_has_a_case)];
-    for flavour in flavours() {
+    let mut flavours = flavours();
+    match entered {
+        Ok(()) if hardware => flavours.push(Flavour {
+            label: "cuda",
+            name: "cuda:0",
+            options: DeviceOptions::default(),
+            numbers: &[F32, F16, BF16, F32_ON_F16],
+        }),
+        Ok(()) => flavours.extend(emulated()),
+        Err(reason) => trials.push(missing("cuda-emulated", &reason)),
+    }
+    for flavour in flavours {
         match Device::open_with(flavour.name, &flavour.options) {
             Ok(device) => trials.extend(device_trials(&flavour, &device)),
             Err(e) => trials.push(missing(flavour.label, &e.to_string())),
@@ -93,9 +129,7 @@ fn device_trials(flavour: &Flavour, device: &Device) -> Vec<Trial> {
                     }
                     let name = format!("{}/{}/{}/{}/{numbers}", entry.name, case.name, variant.name, flavour.label);
                     let (case, device, oracle, variant) = (case.clone(), device.clone(), oracle.clone(), *variant);
-                    trials.push(Trial::test(name, move || {
-                        check(&case, &variant, &device, (dtype, stored), &oracle)
-                    }));
+                    trials.push(Trial::test(name, move || check(&case, &variant, &device, (dtype, stored), &oracle)));
                 }
             }
         }
@@ -141,7 +175,7 @@ fn check(case: &Case, variant: &Variant, device: &Device, numbers: Numbers, orac
 }
 
 /// The f64 reference on the rounded operands, with its result kept in f32.
-fn reference(case: &Case, dtype: DType, stored: DType) -> Result<HostTensor, Failed> {
+fn reference(case: &Case, dtype: DType, stored: DType) -> runtime::Result<HostTensor> {
     let cpu = Device::open_with("cpu", &DeviceOptions { threads: Some(1), ..DeviceOptions::default() })?;
     let pins = Pins::exactly(case.op.name(), "reference");
     let graph = case.graph(DType::F32, stored)?;
