@@ -142,7 +142,35 @@ impl Part {
         (start - first) / share * keys..((end - 1 - first) / share + 1) * keys
     }
 
-    /// Cuts the operands to this part and launches.
+    /// Rows of the mask from the first item's first query to the last one's last. One row may serve all of either.
+    fn mask_rows(&self, e: &Extents) -> Range<usize> {
+        let of = |item: usize, query: usize| {
+            (if e.mask[0] > 1 { item * e.mask[1] } else { 0 }) + if e.mask[1] > 1 { query } else { 0 }
+        };
+        of(self.items.start, self.queries.start)..of(self.items.end - 1, self.queries.end - 1) + 1
+    }
+
+    /// Cuts the operands to this part. Gives what is added to an index of each whole operand to give its place in the
+    /// binding: the difference may be negative, and wraps.
+    fn cut(&self, kernel: &mut Kernel<'_>, op: &Attention, e: &Extents, at: &Layout) -> [u32; 5] {
+        let queries = self.query_rows(op, e);
+        // A packed tensor holds the keys of all queries of its items.
+        let whole = self.items.start * e.positions..self.items.end * e.positions;
+        let rows = [
+            ("q", if op.packed { whole } else { queries.clone() }, at.q_stride),
+            ("kv", self.key_rows(0, at.share, e.keys), at.kv_stride),
+            ("kv2", self.key_rows(at.first, at.share2, e.keys2), 2 * at.columns),
+            ("mask", self.mask_rows(e), e.keys),
+            ("y", queries, at.columns),
+        ];
+        rows.map(|(name, rows, row)| {
+            let elements = (rows.start * row) as u64..(rows.end * row) as u64;
+            let start = elements.start as u32;
+            kernel.cut(name, elements).wrapping_sub(start)
+        })
+    }
+
+    /// A launch over this part.
     fn launch(
         &self,
         kernel: &Kernel<'_>,
@@ -152,27 +180,8 @@ impl Part {
         block: u32,
     ) -> Option<Launch> {
         let mut kernel = kernel.clone();
-        let c = e.width * op.heads;
-        let (q_stride, kv_stride, k_column) = if op.packed { (3 * c, 3 * c, c) } else { (c, 2 * c, 0) };
-        let first = op.segment.unwrap_or(0);
-        let (share, share2) = (e.batch / e.kv_batch, (e.batch - first) / e.kv2_batch.max(1));
-        // Indices of the sources are those of whole operands; the difference may be negative, and wraps.
-        let mut place = |name: &str, rows: Range<usize>, row: usize| {
-            let elements = (rows.start * row) as u64..(rows.end * row) as u64;
-            let start = elements.start as u32;
-            kernel.cut(name, elements).wrapping_sub(start)
-        };
-        let queries = self.query_rows(op, e);
-        // A packed tensor holds the keys of all queries of its items.
-        let whole = self.items.start * e.positions..self.items.end * e.positions;
-        let at_q = place("q", if op.packed { whole } else { queries.clone() }, q_stride);
-        let at_kv = place("kv", self.key_rows(0, share, e.keys), kv_stride);
-        let at_kv2 = place("kv2", self.key_rows(first, share2.max(1), e.keys2), 2 * c);
-        let at_y = place("y", queries, c);
-        let mask_item = if e.mask[0] > 1 { e.mask[1] } else { 0 };
-        let mask_first = self.items.start * mask_item + if e.mask[1] > 1 { self.queries.start } else { 0 };
-        let mask_last = (self.items.end - 1) * mask_item + if e.mask[1] > 1 { self.queries.end } else { 1 };
-        let at_mask = place("mask", mask_first..mask_last, e.keys);
+        let at = Layout::new(op, e);
+        let [at_q, at_kv, at_kv2, at_mask, at_y] = self.cut(&mut kernel, op, e, &at);
         let attentions = self.attentions(op, e);
         let params = [
             attentions.start as u32,
@@ -183,15 +192,15 @@ impl Part {
             e.positions as u32,
             e.keys as u32,
             e.keys2 as u32,
-            share as u32,
-            share2.max(1) as u32,
-            first as u32,
+            at.share as u32,
+            at.share2 as u32,
+            at.first as u32,
             op.heads as u32,
-            c as u32,
-            q_stride as u32,
-            kv_stride as u32,
-            k_column as u32,
-            (mask_item * e.keys) as u32,
+            at.columns as u32,
+            at.q_stride as u32,
+            at.kv_stride as u32,
+            if op.packed { at.columns as u32 } else { 0 },
+            if e.mask[0] > 1 { (e.mask[1] * e.keys) as u32 } else { 0 },
             if e.mask[1] > 1 { e.keys as u32 } else { 0 },
             at_q,
             at_kv,
@@ -200,5 +209,27 @@ impl Part {
             at_y,
         ];
         kernel.launch(grid, [block, 1, 1], &params)
+    }
+}
+
+/// Where the rows of the operands lie.
+struct Layout {
+    /// Columns of all heads together, and lengths of the rows of queries and of keys.
+    columns: usize,
+    q_stride: usize,
+    kv_stride: usize,
+    /// The first item that sees the second segment, and the items that share one item of each segment.
+    first: usize,
+    share: usize,
+    share2: usize,
+}
+
+impl Layout {
+    fn new(op: &Attention, e: &Extents) -> Layout {
+        let columns = e.width * op.heads;
+        let (q_stride, kv_stride) = if op.packed { (3 * columns, 3 * columns) } else { (columns, 2 * columns) };
+        let first = op.segment.unwrap_or(0);
+        let share2 = ((e.batch - first) / e.kv2_batch.max(1)).max(1);
+        Layout { columns, q_stride, kv_stride, first, share: e.batch / e.kv_batch, share2 }
     }
 }

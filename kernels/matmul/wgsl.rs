@@ -88,8 +88,8 @@ struct Part {
 /// The whole product, or rows of one item at a time where an operand does not fit one binding.
 fn parts(kernel: &Kernel<'_>, op: &Matmul, site: &Site<'_>, e: &Extents) -> Option<Vec<Part>> {
     let [batch, m] = [e.batch, e.m].map(|n| n as u64);
-    let large = |name: &&str| kernel.too_large(name);
-    if !["a", "residual", "y"].iter().any(|n| large(n)) && !(op.batched && kernel.too_large("w")) {
+    let cut: &[&str] = if op.batched { &["a", "w", "residual", "y"] } else { &["a", "residual", "y"] };
+    if !cut.iter().any(|name| kernel.too_large(name)) {
         return Some(vec![Part { items: 0..batch, rows: 0..m }]);
     }
     let size = site.output.dtype.size() as u64;
