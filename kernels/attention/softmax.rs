@@ -1,5 +1,6 @@
 //! The streaming softmax of the CPU kernel: one head of a block of queries over packed keys and values.
 
+use crate::cpu::epilogue::add;
 use crate::cpu::panel::Panels;
 use crate::cpu::product::{Block, TILE, multiply};
 use crate::cpu::storage::Elements;
@@ -154,7 +155,7 @@ impl<'a> Work<'a> {
         let factor = (f64::from(scale) * std::f64::consts::LOG2_E) as f32;
         for (m, to) in self.queries.chunks_mut(d).take(rows).enumerate() {
             all.part(start + m * stride, d).widen(to);
-            vectorised(|| to.iter_mut().for_each(|v| *v *= factor));
+            scale_by(to, factor);
         }
     }
 
@@ -183,7 +184,7 @@ impl<'a> Work<'a> {
                 scores[own..].fill(f32::NEG_INFINITY);
                 mask(m, scores, first);
                 let old = self.tops[m];
-                let (top, sum) = vectorised(|| exponentiate(scores, old));
+                let (top, sum) = exponentiate(scores, old);
                 // Before the first key that counts there is nothing to rescale.
                 let rescale = if old == f32::NEG_INFINITY { 0.0 } else { math::exp2(old - top) };
                 self.tops[m] = top;
@@ -191,17 +192,14 @@ impl<'a> Work<'a> {
                 let width = self.shape.result_row();
                 let result = &mut self.results[m * width..(m + 1) * width];
                 if rescale != 1.0 && first > 0 {
-                    vectorised(|| result.iter_mut().for_each(|v| *v *= rescale));
+                    scale_by(result, rescale);
                 }
             }
             self.gather(v, first, count, rows);
         }
         let width = self.shape.result_row();
         for (result, sum) in self.results.chunks_mut(width).zip(self.sums.iter()).take(rows) {
-            vectorised(|| {
-                let scale = 1.0 / *sum;
-                result.iter_mut().for_each(|v| *v *= scale);
-            });
+            scale_by(result, 1.0 / *sum);
         }
     }
 
@@ -235,7 +233,7 @@ impl<'a> Work<'a> {
             multiply(&Block { rows, piece: &piece, panel, width }, &mut [], &mut |m, tile| {
                 for (i, tile) in tile.chunks(width).enumerate() {
                     let result = &mut results[(m + i) * full + column..][..width];
-                    vectorised(|| result.iter_mut().zip(tile).for_each(|(r, t)| *r += t));
+                    add(result, tile);
                 }
             });
         }
@@ -247,19 +245,33 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Turns scores into 2^(score − top), top being the highest of them and `old`; returns it and their sum.
-#[inline(always)]
-fn exponentiate(scores: &mut [f32], old: f32) -> (f32, f32) {
-    let mut tops = [old; 32];
-    let (whole, rest) = scores.as_chunks::<32>();
-    for chunk in whole {
-        tops.iter_mut().zip(chunk).for_each(|(t, s)| *t = if *s > *t { *s } else { *t });
+vectorised! {
+    fn scale_by<'a>(values: &'a mut [f32], factor: f32) -> () {
+        for v in values {
+            *v *= factor;
+        }
     }
-    let top = tops.iter().chain(rest).fold(old, |t, s| if *s > t { *s } else { t });
-    // All keys hidden so far: their weights are 0, not NaN.
-    let base = if top == f32::NEG_INFINITY { 0.0 } else { top };
-    scores.iter_mut().for_each(|s| *s = if *s == f32::NEG_INFINITY { 0.0 } else { math::exp2(*s - base) });
-    (top, math::sum(scores))
+
+    /// Turns scores into 2^(score − top), top being the highest of them and `old`; returns it and their sum.
+    fn exponentiate<'a>(scores: &'a mut [f32], old: f32) -> (f32, f32) {
+        let mut tops = [old; 32];
+        let (whole, rest) = scores.as_chunks::<32>();
+        for chunk in whole {
+            for (t, s) in tops.iter_mut().zip(chunk) {
+                *t = if *s > *t { *s } else { *t };
+            }
+        }
+        let mut top = old;
+        for s in tops.iter().chain(rest) {
+            top = if *s > top { *s } else { top };
+        }
+        // All keys hidden so far: their weights are 0, not NaN.
+        let base = if top == f32::NEG_INFINITY { 0.0 } else { top };
+        for s in scores.iter_mut() {
+            *s = if *s == f32::NEG_INFINITY { 0.0 } else { math::exp2(*s - base) };
+        }
+        (top, math::sum(scores))
+    }
 }
 
 const _: () = assert!(KEYS <= 2048 && TILE > 1, "a block of keys is one stretch of the product");

@@ -1,5 +1,7 @@
 //! The transforms of F(4x4, 3x3) at the points 0, ±a, ±b, ∞ with a = 5/8, b = 3/2. They take several channels at once, in
-//! loops over arrays that become vector code within [`vectorised`](crate::cpu::vectorised).
+//! loops over arrays that become vector code within [`vectorised!`].
+
+use crate::cpu::vectorised;
 
 /// Side of a tile of results.
 pub(super) const TILE: usize = 4;
@@ -64,96 +66,128 @@ fn output_line(m: [f32; TILE_IN]) -> [f32; TILE] {
     ]
 }
 
-/// Transforms a 6x6 tile of inputs in place.
-#[inline(always)]
-pub(super) fn input(tile: &mut [[f32; LANES]; TILE_IN * TILE_IN]) {
-    for column in 0..TILE_IN {
-        for l in 0..LANES {
-            let t = input_line(std::array::from_fn(|i| tile[i * TILE_IN + column][l]));
-            for i in 0..TILE_IN {
-                tile[i * TILE_IN + column][l] = t[i];
+vectorised! {
+    /// Transforms a 6x6 tile of inputs in place.
+    pub(super) fn input<'a>(tile: &'a mut [[f32; LANES]; TILE_IN * TILE_IN]) -> () {
+        for column in 0..TILE_IN {
+            input_lines(tile, column, TILE_IN);
+        }
+        for row in 0..TILE_IN {
+            input_lines(tile, row * TILE_IN, 1);
+        }
+    }
+
+    /// Row `row` of the transformed 3x3 weights of `depth` input channels: tap t of channel k is
+    /// `stored[t · tap + k · width..]`, element `column` of its output channel n goes to `to[column · stride + k · width + n]`.
+    pub(super) fn weight_rows<'a>(
+        stored: &'a [f32],
+        tap: usize,
+        width: usize,
+        row: usize,
+        depth: usize,
+        stride: usize,
+        to: &'a mut [f32]
+    ) -> () {
+        // Row `row` of G.
+        let factors = [
+            weight_line([1.0, 0.0, 0.0])[row],
+            weight_line([0.0, 1.0, 0.0])[row],
+            weight_line([0.0, 0.0, 1.0])[row],
+        ];
+        let whole = width / LANES * LANES;
+        for k in 0..depth {
+            for n in (0..whole).step_by(LANES) {
+                weights_at::<LANES>(&stored[k * width + n..], tap, factors, stride, &mut to[k * width + n..]);
+            }
+            for n in whole..width {
+                weights_at::<1>(&stored[k * width + n..], tap, factors, stride, &mut to[k * width + n..]);
             }
         }
     }
-    for row in tile.as_chunks_mut::<TILE_IN>().0 {
-        for l in 0..LANES {
-            let t = input_line(std::array::from_fn(|i| row[i][l]));
-            for i in 0..TILE_IN {
-                row[i][l] = t[i];
-            }
+
+    /// Results `[4 · 4][full]` of one tile from its products: point i of channel n is `products[i · stride + n]`.
+    pub(super) fn output<'a>(products: &'a [f32], stride: usize, width: usize, full: usize, to: &'a mut [f32]) -> () {
+        let whole = width / LANES * LANES;
+        for n in (0..whole).step_by(LANES) {
+            output_at::<LANES>(&products[n..], stride, full, &mut to[n..]);
+        }
+        for n in whole..width {
+            output_at::<1>(&products[n..], stride, full, &mut to[n..]);
         }
     }
 }
 
-/// Row `row` of the transformed 3x3 weights of one input channel: element `column` of output channel n goes to
-/// `to[column · stride + n]`.
+/// Transforms one line of six points, `step` apart.
 #[inline(always)]
-pub(super) fn weights(taps: &[&[f32]; 9], row: usize, stride: usize, to: &mut [f32]) {
-    // Row `row` of G.
-    let factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]].map(|unit| weight_line(unit)[row]);
-    let width = taps[0].len();
-    let whole = width / LANES * LANES;
-    for n in (0..whole).step_by(LANES) {
-        weights_at::<LANES>(taps, factors, n, stride, to);
-    }
-    for n in whole..width {
-        weights_at::<1>(taps, factors, n, stride, to);
+fn input_lines(tile: &mut [[f32; LANES]; TILE_IN * TILE_IN], first: usize, step: usize) {
+    let [p0, p1, p2, p3, p4, p5] = [0, 1, 2, 3, 4, 5].map(|i| first + i * step);
+    for l in 0..LANES {
+        let d = [tile[p0][l], tile[p1][l], tile[p2][l], tile[p3][l], tile[p4][l], tile[p5][l]];
+        let t = input_line(d);
+        tile[p0][l] = t[0];
+        tile[p1][l] = t[1];
+        tile[p2][l] = t[2];
+        tile[p3][l] = t[3];
+        tile[p4][l] = t[4];
+        tile[p5][l] = t[5];
     }
 }
 
+/// The first elements as an array; there are as many.
 #[inline(always)]
-fn weights_at<const L: usize>(taps: &[&[f32]; 9], factors: [f32; 3], n: usize, stride: usize, to: &mut [f32]) {
-    let tap: [&[f32; L]; 9] = std::array::from_fn(|t| taps[t][n..].first_chunk().unwrap_or(&[0.0; L]));
+fn head<const L: usize>(from: &[f32]) -> [f32; L] {
+    let mut to = [0.0; L];
+    to.copy_from_slice(&from[..L]);
+    to
+}
+
+#[inline(always)]
+fn weights_at<const L: usize>(stored: &[f32], tap: usize, factors: [f32; 3], stride: usize, to: &mut [f32]) {
+    let mut lines = [[0.0; L]; 3];
+    for (j, line) in lines.iter_mut().enumerate() {
+        let [g0, g1, g2] = [head(&stored[j * tap..]), head(&stored[(3 + j) * tap..]), head(&stored[(6 + j) * tap..])];
+        let (g0, g1, g2): ([f32; L], [f32; L], [f32; L]) = (g0, g1, g2);
+        for l in 0..L {
+            line[l] = factors[0].mul_add(g0[l], factors[1].mul_add(g1[l], factors[2] * g2[l]));
+        }
+    }
     let mut out = [[0.0; L]; TILE_IN];
     for l in 0..L {
-        let line = weight_line(std::array::from_fn(|j| {
-            factors[0].mul_add(tap[j][l], factors[1].mul_add(tap[3 + j][l], factors[2] * tap[6 + j][l]))
-        }));
+        let t = weight_line([lines[0][l], lines[1][l], lines[2][l]]);
         for i in 0..TILE_IN {
-            out[i][l] = line[i];
+            out[i][l] = t[i];
         }
     }
     for (i, out) in out.iter().enumerate() {
-        to[i * stride + n..][..L].copy_from_slice(out);
-    }
-}
-
-/// Results `[4 · 4][full]` of one tile from its products: point i of channel n is `products[i · stride + n]`.
-#[inline(always)]
-pub(super) fn output(products: &[f32], stride: usize, width: usize, full: usize, to: &mut [f32]) {
-    let whole = width / LANES * LANES;
-    for n in (0..whole).step_by(LANES) {
-        output_at::<LANES>(products, stride, n, full, to);
-    }
-    for n in whole..width {
-        output_at::<1>(products, stride, n, full, to);
+        to[i * stride..][..L].copy_from_slice(out);
     }
 }
 
 #[inline(always)]
-fn output_at<const L: usize>(products: &[f32], stride: usize, n: usize, full: usize, to: &mut [f32]) {
+fn output_at<const L: usize>(products: &[f32], stride: usize, full: usize, to: &mut [f32]) {
     let mut half = [[[0.0; L]; TILE_IN]; TILE];
     for column in 0..TILE_IN {
-        let m: [&[f32; L]; TILE_IN] = std::array::from_fn(|i| {
-            products[(i * TILE_IN + column) * stride + n..].first_chunk().unwrap_or(&[0.0; L])
-        });
+        let mut m = [[0.0; L]; TILE_IN];
+        for (i, m) in m.iter_mut().enumerate() {
+            *m = head(&products[(i * TILE_IN + column) * stride..]);
+        }
         for l in 0..L {
-            let line = output_line(std::array::from_fn(|i| m[i][l]));
+            let t = output_line([m[0][l], m[1][l], m[2][l], m[3][l], m[4][l], m[5][l]]);
             for i in 0..TILE {
-                half[i][column][l] = line[i];
+                half[i][column][l] = t[i];
             }
         }
     }
-    for (y, half) in half.iter().enumerate() {
+    for (y, m) in half.iter().enumerate() {
         let mut out = [[0.0; L]; TILE];
         for l in 0..L {
-            let line = output_line(std::array::from_fn(|i| half[i][l]));
+            let t = output_line([m[0][l], m[1][l], m[2][l], m[3][l], m[4][l], m[5][l]]);
             for x in 0..TILE {
-                out[x][l] = line[x];
+                out[x][l] = t[x];
             }
         }
         for (x, out) in out.iter().enumerate() {
-            to[(y * TILE + x) * full + n..][..L].copy_from_slice(out);
+            to[(y * TILE + x) * full..][..L].copy_from_slice(out);
         }
     }
 }
@@ -167,14 +201,13 @@ mod tests {
     fn a_tile_is_its_convolution() {
         let value = |i: usize| ((i * 7919) % 23) as f32 / 11.0 - 1.0;
         let d: [f32; 36] = std::array::from_fn(value);
-        let g: [[f32; 1]; 9] = std::array::from_fn(|i| [value(i + 50)]);
-        let taps: [&[f32]; 9] = std::array::from_fn(|i| &g[i][..]);
+        let g: [f32; 9] = std::array::from_fn(|i| value(i + 50));
         let mut tile = d.map(|v| [v; LANES]);
         input(&mut tile);
         let mut products = [0.0; 36];
         for row in 0..TILE_IN {
             let mut u = [0.0; TILE_IN];
-            weights(&taps, row, 1, &mut u);
+            weight_rows(&g, 1, 1, row, 1, 1, &mut u);
             for (i, u) in u.iter().enumerate() {
                 products[row * TILE_IN + i] = tile[row * TILE_IN + i][0] * u;
             }
@@ -183,7 +216,7 @@ mod tests {
         output(&products, 1, 1, 1, &mut got);
         for (i, got) in got.iter().enumerate() {
             let (y, x) = (i / 4, i % 4);
-            let want: f32 = (0..9).map(|t| d[(y + t / 3) * 6 + x + t % 3] * g[t][0]).sum();
+            let want: f32 = (0..9).map(|t| d[(y + t / 3) * 6 + x + t % 3] * g[t]).sum();
             assert!((got - want).abs() < 1e-5, "{i}: {got} is not {want}");
         }
     }

@@ -17,11 +17,11 @@ use muybridge_runtime::{HostCall, Lowering, Site};
 use super::cpu::{Map, addend, addend_len, panels};
 use super::transform::{self, TILE, TILE_IN};
 use super::{Conv2d, Extents};
-use crate::cpu::epilogue::{Epilogue, WIDEST};
+use crate::cpu::epilogue::{Epilogue, WIDEST, add};
 use crate::cpu::panel::Panels;
 use crate::cpu::product::{self, Block, multiply};
 use crate::cpu::storage::Elements;
-use crate::cpu::{floats, for_each, vectorised};
+use crate::cpu::{floats, for_each};
 
 /// Elements of a transformed tile.
 const POINTS: usize = TILE_IN * TILE_IN;
@@ -179,7 +179,7 @@ impl Cut {
                             self.load(sources, *pixel, at + c, &mut values[..count]);
                         }
                     }
-                    vectorised(|| transform::input(&mut tile));
+                    transform::input(&mut tile);
                     for (i, values) in tile.iter().enumerate() {
                         part[(i * GROUP + m) * depth + c..][..count].copy_from_slice(&values[..count]);
                     }
@@ -228,7 +228,7 @@ impl Cut {
                         if at == 0 {
                             to.copy_from_slice(tile);
                         } else {
-                            vectorised(|| to.iter_mut().zip(tile.iter()).for_each(|(t, v)| *t += v));
+                            add(to, tile);
                         }
                     });
                 }
@@ -236,7 +236,7 @@ impl Cut {
             }
         }
         for (m, to) in to.chunks_mut(TILE * TILE * full).enumerate() {
-            vectorised(|| transform::output(&products[m * width..], tiles * width, width, full, to));
+            transform::output(&products[m * width..], tiles * width, width, full, to);
         }
     }
 
@@ -278,19 +278,13 @@ fn transform_weights(
     to: &mut [f32],
 ) {
     if let Some(all) = stored.f32() {
-        return vectorised(|| {
-            for k in 0..depth {
-                let taps: [&[f32]; 9] = std::array::from_fn(|t| &all[(t * c + at + k) * width..][..width]);
-                transform::weights(&taps, row, depth * width, &mut to[k * width..]);
-            }
-        });
+        return transform::weight_rows(&all[at * width..], c * width, width, row, depth, depth * width, to);
     }
     for k in 0..depth {
-        let mut wide = [[0.0; WIDEST]; 9];
-        for (t, wide) in wide.iter_mut().enumerate() {
-            stored.part((t * c + at + k) * width, width).widen(&mut wide[..width]);
+        let mut wide = [0.0; 9 * WIDEST];
+        for (t, wide) in wide.chunks_mut(width).take(9).enumerate() {
+            stored.part((t * c + at + k) * width, width).widen(wide);
         }
-        let taps: [&[f32]; 9] = std::array::from_fn(|t| &wide[t][..width]);
-        vectorised(|| transform::weights(&taps, row, depth * width, &mut to[k * width..]));
+        transform::weight_rows(&wide, width, width, row, 1, depth * width, &mut to[k * width..]);
     }
 }

@@ -4,7 +4,7 @@ use muybridge_runtime::DType;
 
 use super::panel::Panels;
 use super::storage::{Elements, narrow};
-use super::{math, vectorised};
+use super::math;
 use crate::Activation;
 
 /// The widest panel on any processor.
@@ -32,33 +32,54 @@ impl Epilogue<'_> {
         let columns = panels.columns;
         let right = if panels.gated { 2 * columns } else { columns };
         let addend = if self.addend.is_empty() { &[] } else { &self.addend[row / self.item * right..][..right] };
+        let part = |first: usize| if addend.is_empty() { addend } else { &addend[first..first + count] };
+        let mut buffer = [0.0; WIDEST];
+        let residual = self.residual.map(|r| r.part(row * columns + column, count).wide(&mut buffer));
+        let residual = residual.unwrap_or(&[]);
         let (sums, gate) = sums.split_at_mut(if panels.gated { sums.len() / 2 } else { sums.len() });
         let own = &mut sums[..count];
         if panels.gated {
             let gate = &mut gate[..count];
-            add(gate, addend, columns + column);
-            add(own, addend, column);
-            vectorised(|| own.iter_mut().zip(gate.iter()).for_each(|(v, g)| *v *= math::gelu(*g)));
+            finish_gated(own, gate, part(column), part(columns + column), residual);
         } else {
-            add(own, addend, column);
-            if self.activation != Activation::None {
-                vectorised(|| math::activate(self.activation, own));
-            }
-        }
-        if let Some(residual) = self.residual {
-            let mut buffer = [0.0; WIDEST];
-            let residual = residual.part(row * columns + column, count).wide(&mut buffer);
-            vectorised(|| own.iter_mut().zip(residual).for_each(|(v, r)| *v += r));
+            finish_plain(own, part(column), self.activation, residual);
         }
         let size = self.dtype.size();
         narrow(own, self.dtype, &mut to[column * size..(column + count) * size]);
     }
 }
 
-#[inline]
-fn add(values: &mut [f32], addend: &[f32], column: usize) {
-    if !addend.is_empty() {
-        let addend = &addend[column..column + values.len()];
-        vectorised(|| values.iter_mut().zip(addend).for_each(|(v, a)| *v += a));
+vectorised! {
+    fn finish_plain<'a>(own: &'a mut [f32], addend: &'a [f32], activation: Activation, residual: &'a [f32]) -> () {
+        add_terms(own, addend);
+        math::activate_all(activation, own);
+        add_terms(own, residual);
+    }
+
+    fn finish_gated<'a>(
+        own: &'a mut [f32],
+        gate: &'a mut [f32],
+        addend: &'a [f32],
+        gate_addend: &'a [f32],
+        residual: &'a [f32]
+    ) -> () {
+        add_terms(own, addend);
+        add_terms(gate, gate_addend);
+        for (v, g) in own.iter_mut().zip(gate) {
+            *v *= math::gelu(*g);
+        }
+        add_terms(own, residual);
+    }
+
+    /// Adds as many elements as there are: none of an absent operand.
+    pub(crate) fn add<'a>(to: &'a mut [f32], terms: &'a [f32]) -> () {
+        add_terms(to, terms);
+    }
+}
+
+#[inline(always)]
+fn add_terms(to: &mut [f32], terms: &[f32]) {
+    for (t, v) in to.iter_mut().zip(terms) {
+        *t += v;
     }
 }

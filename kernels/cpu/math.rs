@@ -104,39 +104,68 @@ pub(crate) fn mish(x: f32) -> f32 {
     x * (s / (s + 2.0))
 }
 
-/// Applies an activation to every element. Call it within [`vectorised`](super::vectorised).
+/// Applies an activation to every element, within [`vectorised!`](super::vectorised).
 #[inline(always)]
-pub(crate) fn activate(activation: Activation, values: &mut [f32]) {
+pub(crate) fn activate_all(activation: Activation, values: &mut [f32]) {
     match activation {
         Activation::None => {}
-        Activation::Silu => values.iter_mut().for_each(|v| *v = silu(*v)),
-        Activation::Gelu => values.iter_mut().for_each(|v| *v = gelu(*v)),
-        Activation::QuickGelu => values.iter_mut().for_each(|v| *v = quick_gelu(*v)),
-        Activation::Relu => values.iter_mut().for_each(|v| *v = relu(*v)),
-        Activation::Mish => values.iter_mut().for_each(|v| *v = mish(*v)),
+        Activation::Silu => {
+            for v in values {
+                *v = silu(*v);
+            }
+        }
+        Activation::Gelu => {
+            for v in values {
+                *v = gelu(*v);
+            }
+        }
+        Activation::QuickGelu => {
+            for v in values {
+                *v = quick_gelu(*v);
+            }
+        }
+        Activation::Relu => {
+            for v in values {
+                *v = relu(*v);
+            }
+        }
+        Activation::Mish => {
+            for v in values {
+                *v = mish(*v);
+            }
+        }
     }
 }
 
-/// Sum of the elements, in 32 partial sums. Call it within [`vectorised`](super::vectorised).
+/// Sum of the elements, in 32 partial sums, within [`vectorised!`](super::vectorised).
 #[inline(always)]
 pub(crate) fn sum(values: &[f32]) -> f32 {
-    partial_sums(values, |v, s| s + v)
+    let mut sums = [0.0f32; 32];
+    let (whole, rest) = values.as_chunks::<32>();
+    for chunk in whole {
+        for (s, v) in sums.iter_mut().zip(chunk) {
+            *s += v;
+        }
+    }
+    for (s, v) in sums.iter_mut().zip(rest) {
+        *s += v;
+    }
+    sums.iter().sum()
 }
 
 /// Sum of the squares, likewise.
 #[inline(always)]
 pub(crate) fn square_sum(values: &[f32]) -> f32 {
-    partial_sums(values, |v, s| v.mul_add(v, s))
-}
-
-#[inline(always)]
-fn partial_sums(values: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
     let mut sums = [0.0f32; 32];
     let (whole, rest) = values.as_chunks::<32>();
     for chunk in whole {
-        sums.iter_mut().zip(chunk).for_each(|(s, v)| *s = add(*v, *s));
+        for (s, v) in sums.iter_mut().zip(chunk) {
+            *s = v.mul_add(*v, *s);
+        }
     }
-    sums.iter_mut().zip(rest).for_each(|(s, v)| *s = add(*v, *s));
+    for (s, v) in sums.iter_mut().zip(rest) {
+        *s = v.mul_add(*v, *s);
+    }
     sums.iter().sum()
 }
 
@@ -163,7 +192,7 @@ mod tests {
         for activation in all {
             let e = worst(-30_000..30_000, 1e-3, |x| {
                 let mut v = [x as f32];
-                activate(activation, &mut v);
+                activate_all(activation, &mut v);
                 let want = activation.exact(f64::from(x as f32));
                 (f64::from(v[0]) - want).abs() / want.abs().max(1e-3)
             });

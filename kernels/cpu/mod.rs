@@ -1,8 +1,32 @@
 //! What the CPU kernels share: vector width, threads, storage types, pointwise functions and the matrix product.
 //!
-//! Loops are plain Rust over slices, compiled once per instruction set and chosen at run time ([`vectorised`]); only the
+//! Loops are plain Rust over slices, compiled once per instruction set and chosen at run time ([`vectorised!`]); only the
 //! product's inner tile names vector registers. There is no `unsafe` here and nothing that a build for one processor would
 //! not run on another.
+
+/// Defines functions that are compiled once per instruction set; a call takes the widest that this processor has.
+///
+/// All borrows share the one lifetime. What the body calls must be `#[inline(always)]` or tiny, and its loops must be `for`
+/// loops: anything that the compiler leaves as a call, like a closure, is compiled for the oldest processor, with `mul_add` as
+/// a library call.
+macro_rules! vectorised {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident<$l:lifetime>($($arg:ident: $type:ty),*) -> $result:ty $body:block)*) => {$(
+        $(#[$meta])*
+        $vis fn $name<$l>($($arg: $type),*) -> $result {
+            struct Body<$l>($($type,)* std::marker::PhantomData<&$l ()>);
+            impl<$l> pulp::WithSimd for Body<$l> {
+                type Output = $result;
+                #[inline(always)]
+                fn with_simd<S: pulp::Simd>(self, _: S) -> $result {
+                    let Body($($arg,)* _) = self;
+                    $body
+                }
+            }
+            pulp::Arch::new().dispatch(Body($($arg,)* std::marker::PhantomData))
+        }
+    )*};
+}
+pub(crate) use vectorised;
 
 pub(crate) mod epilogue;
 pub(crate) mod gemm;
@@ -13,13 +37,7 @@ pub(crate) mod storage;
 
 use std::sync::Mutex;
 
-use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
-
-/// Runs a closure compiled for the widest vectors of this processor.
-#[inline(always)]
-pub(crate) fn vectorised<F: NullaryFnOnce>(f: F) -> F::Output {
-    Arch::new().dispatch(f)
-}
+use pulp::{Arch, Simd, WithSimd};
 
 /// f32 lanes of a vector register, and how many vectors wide a panel of the product is here.
 pub(crate) fn vectors() -> (usize, usize) {

@@ -4,7 +4,6 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use muybridge_runtime::{DType, TensorView};
 
-use super::vectorised;
 
 /// Elements of some storage type.
 #[derive(Clone, Copy, Debug)]
@@ -56,9 +55,7 @@ impl<'a> Elements<'a> {
         match self {
             Elements::F32(s) => to.copy_from_slice(s),
             Elements::F16(s) => s.convert_to_f32_slice(to),
-            Elements::BF16(s) => vectorised(|| {
-                to.iter_mut().zip(s.iter()).for_each(|(t, s)| *t = f32::from_bits(u32::from(s.to_bits()) << 16));
-            }),
+            Elements::BF16(s) => widen_bf16(s, to),
         }
     }
 
@@ -89,9 +86,20 @@ pub(crate) fn narrow(from: &[f32], dtype: DType, to: &mut [u8]) {
     match dtype {
         DType::F32 => bytemuck::cast_slice_mut::<u8, f32>(to).copy_from_slice(from),
         DType::F16 => bytemuck::cast_slice_mut::<u8, f16>(to).convert_from_f32_slice(from),
-        DType::BF16 => {
-            let to: &mut [u16] = bytemuck::cast_slice_mut(to);
-            vectorised(|| to.iter_mut().zip(from).for_each(|(t, f)| *t = round_to_bf16(*f)));
+        DType::BF16 => narrow_bf16(from, bytemuck::cast_slice_mut(to)),
+    }
+}
+
+vectorised! {
+    fn widen_bf16<'a>(from: &'a [bf16], to: &'a mut [f32]) -> () {
+        for (t, f) in to.iter_mut().zip(from) {
+            *t = f32::from_bits(u32::from(f.to_bits()) << 16);
+        }
+    }
+
+    fn narrow_bf16<'a>(from: &'a [f32], to: &'a mut [u16]) -> () {
+        for (t, f) in to.iter_mut().zip(from) {
+            *t = round_to_bf16(*f);
         }
     }
 }

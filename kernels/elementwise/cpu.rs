@@ -38,7 +38,7 @@ fn run(op: &Elementwise, call: HostCall<'_>) {
             if let (Elementwise::ScaleBy(index), Some(b)) = (op, &b) {
                 b.part(*index, 1).widen(&mut y[..1]);
             }
-            compute(op, &mut x[..count], &y[..count]);
+            compute(*op, &mut x[..count], &y[..count]);
             narrow(&x[..count], dtype, out);
         }
     });
@@ -55,16 +55,37 @@ fn repeated(b: &Elements<'_>, first: usize, to: &mut [f32]) {
     }
 }
 
-fn compute(op: &Elementwise, x: &mut [f32], y: &[f32]) {
-    match *op {
-        Elementwise::AddScaled(factor) => {
-            vectorised(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y));
+vectorised! {
+    fn compute<'a>(op: Elementwise, x: &'a mut [f32], y: &'a [f32]) -> () {
+        match op {
+            Elementwise::AddScaled(factor) => {
+                for (x, y) in x.iter_mut().zip(y) {
+                    *x += factor * y;
+                }
+            }
+            Elementwise::Multiply => {
+                for (x, y) in x.iter_mut().zip(y) {
+                    *x *= y;
+                }
+            }
+            Elementwise::Scale(factor) => {
+                for x in x {
+                    *x *= factor;
+                }
+            }
+            Elementwise::ScaleBy(_) => {
+                let factor = y[0];
+                for x in x {
+                    *x *= factor;
+                }
+            }
+            Elementwise::Activate(activation) => math::activate_all(activation, x),
+            Elementwise::Clamp(low, high) => {
+                for x in x {
+                    *x = x.clamp(low, high);
+                }
+            }
+            Elementwise::Cast(_) => {}
         }
-        Elementwise::Multiply => vectorised(|| x.iter_mut().zip(y).for_each(|(x, y)| *x *= y)),
-        Elementwise::Scale(factor) => vectorised(|| x.iter_mut().for_each(|x| *x *= factor)),
-        Elementwise::ScaleBy(_) => vectorised(|| x.iter_mut().for_each(|x| *x *= y[0])),
-        Elementwise::Activate(activation) => vectorised(|| math::activate(activation, x)),
-        Elementwise::Clamp(low, high) => vectorised(|| x.iter_mut().for_each(|x| *x = x.clamp(low, high))),
-        Elementwise::Cast(_) => {}
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use muybridge_runtime::{HostCall, Lowering, Site, TensorView};
 
 use super::{Extents, GroupNorm};
+use crate::Activation;
 use crate::cpu::storage::{Elements, narrow};
 use crate::cpu::{floats, for_each, math, vectorised};
 
@@ -89,14 +90,7 @@ impl Plan {
         let shift = &*shift;
         for p in first..(first + self.positions).min(self.e.positions) {
             self.load(x, b * self.e.positions + p, row);
-            vectorised(|| {
-                let totals = sum.iter_mut().zip(squares.iter_mut());
-                for ((v, k), (s, q)) in row.iter().zip(shift).zip(totals) {
-                    let d = v - k;
-                    *s += d;
-                    *q = d.mul_add(d, *q);
-                }
-            });
+            add_moments(row, shift, sum, squares);
         }
     }
 
@@ -164,13 +158,27 @@ impl Plan {
                 let position = task * rows + i;
                 self.load(x, position, row);
                 let (factor, term) = affine[position / self.e.positions * 2 * self.c..][..2 * self.c].split_at(self.c);
-                vectorised(|| {
-                    let affine = factor.iter().zip(term);
-                    row.iter_mut().zip(affine).for_each(|(v, (f, t))| *v = v.mul_add(*f, *t));
-                    math::activate(self.op.activation, row);
-                });
+                finish(row, factor, term, self.op.activation);
                 narrow(row, dtype, out);
             }
         });
+    }
+}
+
+vectorised! {
+    /// Adds x − shift and its square to a chunk's sums.
+    fn add_moments<'a>(row: &'a [f32], shift: &'a [f32], sum: &'a mut [f32], squares: &'a mut [f32]) -> () {
+        for (((v, k), s), q) in row.iter().zip(shift).zip(sum).zip(squares) {
+            let d = v - k;
+            *s += d;
+            *q = d.mul_add(d, *q);
+        }
+    }
+
+    fn finish<'a>(row: &'a mut [f32], factor: &'a [f32], term: &'a [f32], activation: Activation) -> () {
+        for ((v, f), t) in row.iter_mut().zip(factor).zip(term) {
+            *v = v.mul_add(*f, *t);
+        }
+        math::activate_all(activation, row);
     }
 }

@@ -34,15 +34,22 @@ fn run(op: &LayerNorm, call: HostCall<'_>) {
     for_each(tasks, scratch, c, |(task, out), row| {
         for (i, out) in out.chunks_mut(row_bytes).enumerate() {
             x.part((task * rows + i) * c, c).widen(row);
-            vectorised(|| {
-                let mean = sum(row) / c as f32;
-                row.iter_mut().for_each(|v| *v -= mean);
-                let variance = square_sum(row) / c as f32;
-                let scale = 1.0 / (variance + op.eps).sqrt();
-                let affine = weight.iter().zip(bias);
-                row.iter_mut().zip(affine).for_each(|(v, (w, b))| *v = (*v * scale).mul_add(*w, *b));
-            });
+            normalise(row, weight, bias, op.eps);
             narrow(row, dtype, out);
         }
     });
+}
+
+vectorised! {
+    fn normalise<'a>(row: &'a mut [f32], weight: &'a [f32], bias: &'a [f32], eps: f32) -> () {
+        let mean = sum(row) / row.len() as f32;
+        for v in row.iter_mut() {
+            *v -= mean;
+        }
+        let variance = square_sum(row) / row.len() as f32;
+        let scale = 1.0 / (variance + eps).sqrt();
+        for ((v, w), b) in row.iter_mut().zip(weight).zip(bias) {
+            *v = (*v * scale).mul_add(*w, *b);
+        }
+    }
 }
