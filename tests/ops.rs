@@ -30,7 +30,7 @@ const F32_ON_F16: Numbers = (DType::F32, DType::F16);
 
 /// The emulator's devices: one with every dtype, the adversarial schedules with one.
 fn emulated() -> impl Iterator<Item = Flavour> {
-    const PLACES: [(&str, &str); emulator::DEVICES] = [
+    const PLACES: [(&str, &str); 8] = [
         ("cuda-emulated", "cuda:0"),
         ("cuda-emulated-last", "cuda:1"),
         ("cuda-emulated-random", "cuda:2"),

@@ -11,9 +11,6 @@ use std::process::Command;
 /// Set in a process that runs over the stand-ins.
 const INSIDE: &str = "MUYBRIDGE_EMULATED";
 
-/// Devices of the stand-in driver.
-pub const DEVICES: usize = 8;
-
 /// Whether this process runs over the stand-ins.
 pub fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
