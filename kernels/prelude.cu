@@ -24,6 +24,52 @@ DEV u16 float_to_f16(float x) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     return bits;
 }
+
+#if __CUDA_ARCH__ >= 800
+// d += a b on tensor cores, for one m16n8k16 tile of a warp. Lane l holds rows l/4 and l/4+8 of a and d, column l/4 of b, and
+// the neighbours 2(l%4), 2(l%4)+1 along the other axis (of a and b also those 8 further). Needs compute capability 8.0.
+template <bool BF16> DEV void mma_16816(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    if (BF16) {
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    } else {
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    }
+}
+
+// The same for all tiles of a warp: one call, so that the emulator meets once.
+template <bool BF16, int MI, int NI>
+DEV void mma_tile(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[NI][2]) {
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int j = 0; j < NI; j++) mma_16816<BF16>(d[i][j], a[i], b[j]);
+}
+
+// Four 8x8 matrices of 16-bit elements from shared memory; lane l names row l%8 of matrix l/8, 16 bytes.
+DEV void ldmatrix_x4(u32 (&r)[4], const void* row) {
+    u32 at = (u32)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+
+// 16 bytes to shared memory, later: from global memory, or zeros where not `really`. Both addresses aligned to 16.
+DEV void copy_async_16(void* to, const void* from, bool really) {
+    u32 at = (u32)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(really ? 16 : 0) : "memory");
+}
+
+// Closes a group of this thread's copies.
+DEV void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most the N latest groups of this thread's copies are under way.
+template <int N> DEV void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+#endif
 #endif
 
 // 16-bit numbers as they are stored. Arithmetic is f32.

@@ -36,6 +36,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "few_rows", target: Target::Wgsl, launches: 1 },
     Variant { name: "tiled", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "mma", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 

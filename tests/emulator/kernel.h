@@ -181,7 +181,6 @@ typedef short emulated_v8s __attribute__((vector_size(16)));
 // The builtins and not immintrin.h: that header alone costs more to parse than a kernel to compile.
 DEV float f16_to_float(u16 h) { return __builtin_ia32_vcvtph2ps(emulated_v8s{(short)h})[0]; }
 DEV u16 float_to_f16(float x) { return (u16)__builtin_ia32_vcvtps2ph(emulated_v4f{x}, 0)[0]; }
-DEV float exp2_approx(float x) { return exp2f(x); }
 // A whole warp tile in one meeting; `BF16` chooses the operands' format.
 template <bool BF16, int MI, int NI>
 DEV void mma_tile(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[NI][2]) {
@@ -192,10 +191,6 @@ DEV void mma_tile(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[N
 DEV void ldmatrix_x4(u32 (&r)[4], const void* row) {
   emulator::LdmatrixArg arg{r, row};
   emulator::warp_collective("ldmatrix", emulator::run_ldmatrix, &arg, 0xffffffffu, 0);
-}
-DEV void ldmatrix_x4_trans(u32 (&r)[4], const void* row) {
-  emulator::LdmatrixArg arg{r, row};
-  emulator::warp_collective("ldmatrix.trans", emulator::run_ldmatrix, &arg, 0xffffffffu, 1);
 }
 DEV void copy_async_16(void* to, const void* from, bool really) { emulator::copy_issue(to, from, 16, really); }
 DEV void copy_async_commit() { emulator::current->copy_group++; }
