@@ -26,12 +26,16 @@
 pub mod blocks;
 pub mod case;
 pub mod config;
+pub mod context;
 pub mod controlnet;
 pub mod embeddings;
 mod error;
 pub mod layers;
+pub mod noise;
 pub mod presets;
+pub mod resize;
 pub mod resnet;
+pub mod schedulers;
 pub mod stages;
 pub mod tiling;
 pub mod transformer;

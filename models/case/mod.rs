@@ -4,6 +4,7 @@
 //! come; tensors lie beside it in safetensors files, in PyTorch's layout.
 
 mod controlnet;
+mod host;
 mod judge;
 mod record;
 mod unet2d;
@@ -35,6 +36,9 @@ pub struct Case {
 impl Case {
     /// The kinds that [`Case::run_call`] knows.
     pub const KINDS: &[&str] = &["vae", "unet2d", "controlnet", "controlnet_chain"];
+
+    /// The kinds that run on the host, whatever the device.
+    pub const HOST_KINDS: &[&str] = &["scheduler", "rng", "resize", "aa_context"];
 
     /// Reads a case's folder.
     ///
@@ -83,8 +87,9 @@ impl Case {
             "unet2d" => unet2d::run(&call)?,
             "controlnet" => controlnet::run(&call)?,
             "controlnet_chain" => controlnet::run_chain(&call)?,
+            kind if Case::HOST_KINDS.contains(&kind) => host::run(&call)?,
             other => {
-                let known = Case::KINDS.join(", ");
+                let known = [Case::KINDS, Case::HOST_KINDS].concat().join(", ");
                 return Err(self.wrong(format!("cases of kind {other:?} are not run here; known: {known}")));
             }
         };

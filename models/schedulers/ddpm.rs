@@ -103,8 +103,7 @@ impl Scheduler for Ddpm {
 
     fn set_timesteps(&mut self, run: &Run) -> Result<()> {
         run.check(CLASS, &[])?;
-        let timesteps =
-            self.spacing.timesteps(CLASS, Layout::Whole, self.tables.len(), run.steps, self.offset)?;
+        let timesteps = self.spacing.timesteps(CLASS, Layout::Whole, self.tables.len(), run.steps, self.offset)?;
         self.timesteps = timesteps.into_iter().map(|t| t as f32).collect();
         self.sequence = Sequence::default();
         Ok(())
@@ -148,12 +147,7 @@ impl Scheduler for Ddpm {
 }
 
 /// Signal and noise at a place of a schedule that steps through training timesteps.
-pub(crate) fn table_scales(
-    tables: &Tables,
-    class: &'static str,
-    timesteps: &[f32],
-    at: At,
-) -> Result<(f64, f64)> {
+pub(crate) fn table_scales(tables: &Tables, class: &'static str, timesteps: &[f32], at: At) -> Result<(f64, f64)> {
     let missing = |i| Error::call(class, format!("step {i} of {}", timesteps.len()));
     let t = match at {
         At::Timestep(t) => t,

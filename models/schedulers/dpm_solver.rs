@@ -30,7 +30,6 @@ pub struct DpmSolver {
 struct Factors {
     sample: f64,
     prediction: f64,
-    first_midpoint: f64,
     first: f64,
     second: f64,
     noise: f64,
@@ -92,27 +91,102 @@ impl DpmSolver {
         }
     }
 
-    fn factors(&self, from: Level, to: Level) -> Factors {
+    /// With `k` the rate of the exponential that is integrated and `E = e^k − 1`: the prediction has the factor `-c·E`, its
+    /// slope `-c·(E/k − 1)` and its curvature `-c·((E − k)/k² − 1/2)`, for all four solvers.
+    fn factors(&self, from: Level, to: Level, order: usize) -> Factors {
         let h = to.lambda - from.lambda;
-        // Everything below is one formula for four solvers: `k` is the exponent's rate, `c` what stands before it.
-        let c = if self.data { to.alpha } else { -to.sigma };
-        let k = if self.stochastic && self.data { -2.0 * h } else if self.data { -h } else { h };
+        let (c, k) = match (self.data, self.stochastic) {
+            (true, false) => (to.alpha, -h),
+            (true, true) => (to.alpha, -2.0 * h),
+            (false, false) => (to.sigma, h),
+            (false, true) => (2.0 * to.sigma, h),
+        };
         let e = k.exp_m1();
-        let twice = if self.stochastic && !self.data { 2.0 } else { 1.0 };
-        let slope = twice * c * (e / k - 1.0);
-        let sign = if self.data { 1.0 } else { -1.0 };
-        let _ = sign;
+        let midpoint = order == 2 && !self.heun;
+        // The published SDE solver of order 3 has this one sign the other way round.
+        let half = if self.stochastic { -0.5 } else { 0.5 };
+        let diffusion = if self.data { 1.0 - (-2.0 * h).exp() } else { (2.0 * h).exp() - 1.0 };
         Factors {
             sample: match (self.data, self.stochastic) {
                 (true, false) => to.sigma / from.sigma,
                 (true, true) => to.sigma / from.sigma * (-h).exp(),
                 (false, _) => to.alpha / from.alpha,
             },
-            prediction: 0.0,
-            first_midpoint: 0.0,
-            first: slope,
-            second: 0.0,
-            noise: 0.0,
+            prediction: -c * e,
+            first: if midpoint { -0.5 * c * e } else { -c * (e / k - 1.0) },
+            second: -c * ((e - k) / (k * k) - half),
+            noise: to.sigma * diffusion.max(0.0).sqrt(),
         }
+    }
+
+    /// Weights of the recent predictions, newest first: their differences over the steps' lengths, written out.
+    fn weights(&self, i: usize, f: &Factors, order: usize) -> Result<Vec<f64>> {
+        let (to, now) = (self.core.level(i + 1)?, self.core.level(i)?);
+        let h = to.lambda - now.lambda;
+        if order == 1 {
+            return Ok(vec![f.prediction]);
+        }
+        let before = self.core.level(i - 1)?;
+        let r0 = (now.lambda - before.lambda) / h;
+        if order == 2 {
+            return Ok(vec![f.prediction + f.first / r0, -f.first / r0]);
+        }
+        let r1 = (before.lambda - self.core.level(i - 2)?.lambda) / h;
+        // Slope and curvature in the two first differences: Lu et al. 2022b, algorithm of appendix B.
+        let slope = [1.0 + r0 / (r0 + r1), -r0 / (r0 + r1)];
+        let curvature = [1.0 / (r0 + r1), -1.0 / (r0 + r1)];
+        let newer = (f.first * slope[0] + f.second * curvature[0]) / r0;
+        let older = (f.first * slope[1] + f.second * curvature[1]) / r1;
+        Ok(vec![f.prediction + newer, older - newer, -older])
+    }
+}
+
+impl Scheduler for DpmSolver {
+    fn class(&self) -> &'static str {
+        CLASS
+    }
+
+    fn tables(&self) -> Option<&Tables> {
+        Some(&self.core.tables)
+    }
+
+    fn set_timesteps(&mut self, run: &Run) -> Result<()> {
+        self.core.set_timesteps(run)
+    }
+
+    fn timesteps(&self) -> &[f32] {
+        &self.core.ladder.timesteps
+    }
+
+    fn sigmas(&self) -> &[f32] {
+        &self.core.ladder.sigmas
+    }
+
+    fn step(&mut self, i: usize, input: &StepInput, noise: &mut dyn NoiseSource) -> Result<Step> {
+        self.check_step(i)?;
+        let output = if self.learned_variance {
+            input.split(CLASS)?.0
+        } else {
+            input.check(CLASS)?;
+            input.output.to_vec()
+        };
+        self.core.sequence.enter(CLASS, i, input.sample.len())?;
+        let prediction =
+            if self.data { self.core.original(i, input, &output)? } else { self.core.epsilon(i, input, &output)? };
+        self.core.remember(prediction);
+        let order = self.order(i);
+        let factors = self.factors(self.core.level(i)?, self.core.level(i + 1)?, order);
+        let weights = self.weights(i, &factors, order)?;
+        let drawn = if self.stochastic { draw(CLASS, noise, input.sample.len())? } else { Vec::new() };
+        let mut terms = vec![(factors.sample, input.sample)];
+        terms.extend(weights.iter().copied().zip(self.core.recent.iter().map(Vec::as_slice)));
+        if self.stochastic {
+            terms.push((factors.noise, &drawn));
+        }
+        Ok(Step { prev_sample: combine(&terms), pred_original: None })
+    }
+
+    fn scales(&self, at: At) -> Result<(f64, f64)> {
+        self.core.scales(at)
     }
 }

@@ -18,7 +18,10 @@ impl Ladder {
     /// Rounds both to what is handed out.
     pub(crate) fn of(timesteps: &[f64], sigmas: &[f64], last: f64) -> Ladder {
         let narrow = |v: &f64| *v as f32;
-        Ladder { timesteps: timesteps.iter().map(narrow).collect(), sigmas: sigmas.iter().chain([&last]).map(narrow).collect() }
+        Ladder {
+            timesteps: timesteps.iter().map(narrow).collect(),
+            sigmas: sigmas.iter().chain([&last]).map(narrow).collect(),
+        }
     }
 
     /// The noise level at a place.
@@ -34,7 +37,8 @@ impl Ladder {
     /// The step of a timestep. Where it is listed twice the second is meant: a schedule that starts there does not skip.
     fn index_of(&self, class: &'static str, t: f32) -> Result<usize> {
         let mut found = (0..self.timesteps.len()).filter(|i| self.timesteps[*i] == t);
-        let first = found.next().ok_or_else(|| Error::call(class, format!("the schedule does not visit timestep {t}")))?;
+        let first =
+            found.next().ok_or_else(|| Error::call(class, format!("the schedule does not visit timestep {t}")))?;
         Ok(found.next().unwrap_or(first))
     }
 }

@@ -165,7 +165,10 @@ pub trait Scheduler: Send {
     /// As [`Scheduler::add_noise`], or a scheduler outside the variance-preserving frame.
     fn velocity(&self, original: &[f32], noise: &[f32], places: &[At]) -> Result<Vec<f32>> {
         if !self.sigmas().is_empty() || self.tables().is_none() {
-            return Err(Error::call(self.class(), "has no velocities: it does not work in the variance-preserving frame"));
+            return Err(Error::call(
+                self.class(),
+                "has no velocities: it does not work in the variance-preserving frame",
+            ));
         }
         let items = items(self.class(), original, noise, places)?;
         let target = |(x, z, at)| self.scales(at).map(|(a, s)| combine(&[(a, z), (-s, x)]));
@@ -188,12 +191,7 @@ pub trait Scheduler: Send {
 
 type Item<'a> = (&'a [f32], &'a [f32], At);
 
-fn items<'a>(
-    class: &'static str,
-    original: &'a [f32],
-    noise: &'a [f32],
-    places: &'a [At],
-) -> Result<Vec<Item<'a>>> {
+fn items<'a>(class: &'static str, original: &'a [f32], noise: &'a [f32], places: &'a [At]) -> Result<Vec<Item<'a>>> {
     let (n, batch) = (original.len(), places.len());
     if noise.len() != n || batch == 0 || !n.is_multiple_of(batch) {
         let reason = format!("{n} elements and {} of noise at {batch} places", noise.len());

@@ -70,7 +70,11 @@ impl Multistep {
         if !(1..=3).contains(&order) {
             return Err(config.error("solver_order", format!("{order}, wanted 1 to 3")).into());
         }
-        let zero_snr = if family == Family::Deis { Tables::read(config, &LINEAR) } else { Tables::read_rescaled(config, &LINEAR, Some(FLOOR)) };
+        let zero_snr = if family == Family::Deis {
+            Tables::read(config, &LINEAR)
+        } else {
+            Tables::read_rescaled(config, &LINEAR, Some(FLOOR))
+        };
         let predictions: Vec<_> = VP.into_iter().chain([Prediction::Flow]).collect();
         let shift = Shift::read(config, "flow_shift")?;
         if shift.terminal.is_some() && !(flow && family == Family::UniPc) {
@@ -111,7 +115,8 @@ impl Multistep {
     pub(crate) fn set_timesteps(&mut self, run: &Run) -> Result<()> {
         run.check(self.class, &["mu"])?;
         let table = self.tables.sigmas();
-        let (timesteps, sigmas, own_last) = if self.flow { self.flow_levels(run, &table)? } else { self.levels(run, &table)? };
+        let (timesteps, sigmas, own_last) =
+            if self.flow { self.flow_levels(run, &table)? } else { self.levels(run, &table)? };
         let last = match (self.ends_at_least, own_last) {
             (false, _) => 0.0,
             (true, true) if self.family != Family::DpmSolver => sigmas.last().copied().unwrap_or(0.0),

@@ -41,7 +41,13 @@ impl Prediction {
     }
 
     /// The sample without noise. A prediction of noise says nothing about it where no signal is left.
-    pub(crate) fn original(self, class: &'static str, at: (f64, f64), sample: &[f32], output: &[f32]) -> Result<Vec<f32>> {
+    pub(crate) fn original(
+        self,
+        class: &'static str,
+        at: (f64, f64),
+        sample: &[f32],
+        output: &[f32],
+    ) -> Result<Vec<f32>> {
         let (a, s) = at;
         if self == Prediction::Epsilon && a == 0.0 {
             return Err(Error::call(class, "a network that predicts noise cannot start where no signal is left"));
@@ -55,7 +61,13 @@ impl Prediction {
     }
 
     /// The noise. A prediction of the sample says nothing about it where no noise is left.
-    pub(crate) fn epsilon(self, class: &'static str, at: (f64, f64), sample: &[f32], output: &[f32]) -> Result<Vec<f32>> {
+    pub(crate) fn epsilon(
+        self,
+        class: &'static str,
+        at: (f64, f64),
+        sample: &[f32],
+        output: &[f32],
+    ) -> Result<Vec<f32>> {
         let (a, s) = at;
         if self == Prediction::Sample && s == 0.0 {
             return Err(Error::call(class, "a network that predicts samples cannot step where no noise is left"));

@@ -59,6 +59,9 @@ impl Spacing {
             Layout::DropLowest { last } => (n + 1, 1, last),
             Layout::Whole | Layout::Fractional => (n, 0, total),
         };
+        if last == 0 {
+            return Err(Error::call(class, "lambda_min_clipped leaves no timestep"));
+        }
         Ok(match self {
             Spacing::Linspace => {
                 let even = linspace(0.0, last as f64 - 1.0, points).into_iter().rev().take(points - drop);
@@ -93,6 +96,8 @@ pub(crate) fn linspace(from: f64, to: f64, n: usize) -> Vec<f64> {
 pub(crate) fn linspace_f32(from: f64, to: f64, n: usize) -> Vec<f32> {
     let (from, to) = (from as f32, to as f32);
     let step = (to - from) / (n.max(2) - 1) as f32;
-    let at = |i: usize| if i < n / 2 || n == 1 { step.mul_add(i as f32, from) } else { (-step).mul_add((n - i - 1) as f32, to) };
+    let at = |i: usize| {
+        if i < n / 2 || n == 1 { step.mul_add(i as f32, from) } else { (-step).mul_add((n - i - 1) as f32, to) }
+    };
     (0..n).map(at).collect()
 }

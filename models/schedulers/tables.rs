@@ -30,7 +30,7 @@ impl Tables {
         let n: usize = config.or("num_train_timesteps", 1000)?;
         let (start, end) = (config.or("beta_start", defaults.start)?, config.or("beta_end", defaults.end)?);
         let name = config.opt("beta_schedule")?.unwrap_or_else(|| defaults.schedule.to_string());
-        if n < 2 || n > Config::MAX_LIST {
+        if !(2..=Config::MAX_LIST).contains(&n) {
             return Err(config.error("num_train_timesteps", format!("{n}, wanted 2 to {}", Config::MAX_LIST)).into());
         }
         let betas = match config.opt::<Vec<f64>>("trained_betas")? {
