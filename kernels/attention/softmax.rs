@@ -1,8 +1,9 @@
 //! The streaming softmax of the CPU kernel: one head of a block of queries over packed keys and values.
 
-use crate::cpu::epilogue::add;
+use pulp::{Arch, Simd, WithSimd};
+
 use crate::cpu::panel::Panels;
-use crate::cpu::product::{Block, TILE, multiply};
+use crate::cpu::product::{Block, Sink, TILE, multiply};
 use crate::cpu::storage::Elements;
 use crate::cpu::{math, vectorised, vectors};
 
@@ -213,11 +214,8 @@ impl<'a> Work<'a> {
         for p in first / panels.step()..(first + count).div_ceil(panels.step()) {
             let (width, column) = (panels.width(p), p * panels.step() - first);
             let panel = &kt[panels.start(p)..][..width * d];
-            multiply(&Block { rows, piece: &piece, panel, width }, &mut [], &mut |m, tile| {
-                for (i, tile) in tile.chunks(width).enumerate() {
-                    scores[(m + i) * row + column..][..width].copy_from_slice(tile);
-                }
-            });
+            let sink = Sink::Rows { to: &mut scores[column..], stride: row, add: false };
+            multiply(&Block { rows, piece: &piece, panel, width }, sink);
         }
     }
 
@@ -230,12 +228,8 @@ impl<'a> Work<'a> {
         for p in 0..panels.count() {
             let (width, column) = (panels.width(p), p * panels.step());
             let panel = &v[panels.start(p) + first * width..][..count * width];
-            multiply(&Block { rows, piece: &piece, panel, width }, &mut [], &mut |m, tile| {
-                for (i, tile) in tile.chunks(width).enumerate() {
-                    let result = &mut results[(m + i) * full + column..][..width];
-                    add(result, tile);
-                }
-            });
+            let sink = Sink::Rows { to: &mut results[column..], stride: full, add: true };
+            multiply(&Block { rows, piece: &piece, panel, width }, sink);
         }
     }
 
@@ -251,26 +245,48 @@ vectorised! {
             *v *= factor;
         }
     }
+}
 
-    /// Turns scores into 2^(score − top), top being the highest of them and `old`; returns it and their sum.
-    fn exponentiate<'a>(scores: &'a mut [f32], old: f32) -> (f32, f32) {
-        let mut tops = [old; 32];
-        let (whole, rest) = scores.as_chunks::<32>();
-        for chunk in whole {
-            for (t, s) in tops.iter_mut().zip(chunk) {
-                *t = if *s > *t { *s } else { *t };
-            }
+/// Turns scores into 2^(score − top), top being the highest of them and `old`; returns it and their sum.
+fn exponentiate(scores: &mut [f32], old: f32) -> (f32, f32) {
+    Arch::new().dispatch(Exponentiate { scores, old })
+}
+
+struct Exponentiate<'a> {
+    scores: &'a mut [f32],
+    old: f32,
+}
+
+impl WithSimd for Exponentiate<'_> {
+    type Output = (f32, f32);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> (f32, f32) {
+        let Exponentiate { scores, old } = self;
+        let (whole, rest) = S::as_mut_simd_f32s(scores);
+        let mut tops = simd.splat_f32s(old);
+        for s in whole.iter() {
+            tops = simd.max_f32s(*s, tops);
         }
-        let mut top = old;
-        for s in tops.iter().chain(rest) {
+        let mut top = simd.reduce_max_f32s(tops);
+        for s in rest.iter() {
             top = if *s > top { *s } else { top };
         }
         // All keys hidden so far: their weights are 0, not NaN.
         let base = if top == f32::NEG_INFINITY { 0.0 } else { top };
-        for s in scores.iter_mut() {
-            *s = if *s == f32::NEG_INFINITY { 0.0 } else { math::exp2(*s - base) };
+        let (bases, least, mut sums) = (simd.splat_f32s(base), simd.splat_f32s(-126.0), simd.splat_f32s(0.0));
+        for s in whole {
+            let x = simd.sub_f32s(*s, bases);
+            let far = simd.less_than_f32s(x, least);
+            *s = simd.select_f32s(far, simd.splat_f32s(0.0), math::exp2_vector(simd, x));
+            sums = simd.add_f32s(sums, *s);
         }
-        (top, math::sum(scores))
+        let mut sum = simd.reduce_sum_f32s(sums);
+        for s in rest {
+            *s = if *s - base < -126.0 { 0.0 } else { math::exp2(*s - base) };
+            sum += *s;
+        }
+        (top, sum)
     }
 }
 

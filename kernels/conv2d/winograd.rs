@@ -17,9 +17,9 @@ use muybridge_runtime::{HostCall, Lowering, Site};
 use super::cpu::{Map, addend, addend_len, panels};
 use super::transform::{self, TILE, TILE_IN};
 use super::{Conv2d, Extents};
-use crate::cpu::epilogue::{Epilogue, WIDEST, add};
+use crate::cpu::epilogue::{Epilogue, WIDEST};
 use crate::cpu::panel::Panels;
-use crate::cpu::product::{self, Block, multiply};
+use crate::cpu::product::{self, Block, Sink, multiply};
 use crate::cpu::storage::Elements;
 use crate::cpu::{floats, for_each};
 
@@ -223,14 +223,8 @@ impl Cut {
                     };
                     let panel = &transformed[column * depth * width..(column + 1) * depth * width];
                     let products = &mut products[point * tiles * width..(point + 1) * tiles * width];
-                    multiply(&Block { rows: tiles, piece: &piece, panel, width }, &mut [], &mut |m, tile| {
-                        let to = &mut products[m * width..m * width + tile.len()];
-                        if at == 0 {
-                            to.copy_from_slice(tile);
-                        } else {
-                            add(to, tile);
-                        }
-                    });
+                    let sink = Sink::Rows { to: products, stride: width, add: at > 0 };
+                    multiply(&Block { rows: tiles, piece: &piece, panel, width }, sink);
                 }
                 at += depth;
             }

@@ -70,13 +70,9 @@ vectorised! {
         }
         add_terms(own, residual);
     }
-
-    /// Adds as many elements as there are: none of an absent operand.
-    pub(crate) fn add<'a>(to: &'a mut [f32], terms: &'a [f32]) -> () {
-        add_terms(to, terms);
-    }
 }
 
+/// Adds as many elements as there are: none of an absent operand.
 #[inline(always)]
 fn add_terms(to: &mut [f32], terms: &[f32]) {
     for (t, v) in to.iter_mut().zip(terms) {

@@ -7,7 +7,7 @@ use muybridge_runtime::DType;
 
 use super::epilogue::Epilogue;
 use super::panel::{Panels, Rhs};
-use super::product::{self, Block, TILE, multiply};
+use super::product::{self, Block, Sink, TILE, multiply};
 use super::{for_each, rows_per_task};
 
 /// Up to here, panels are the tasks.
@@ -48,7 +48,7 @@ impl Cut {
         let buffer = Rhs::buffer(&panels, w, packed);
         let width = panels.full_width();
         if rows <= FEW_ROWS {
-            let each = [0, buffer, product::scratch(rows, panels.depth, width)];
+            let each = [0, buffer, 0];
             let shared = [wide(rows), panels.count() * width * rows];
             return Cut { rows, panels, packed, task: rows, each, shared };
         }
@@ -92,12 +92,13 @@ fn many_rows(cut: &Cut, left: &dyn Left, right: &Rhs<'_>, last: &Epilogue<'_>, o
             let panel = right.panel(p, buffer);
             let width = cut.panels.width(p);
             let block = Block { rows, piece: &piece, panel, width };
-            multiply(&block, sums, &mut |m, tile| {
+            let done = &mut |m: usize, tile: &mut [f32]| {
                 for (i, sums) in tile.chunks_mut(width).enumerate() {
                     let row = &mut out[(m + i) * row_bytes..(m + i + 1) * row_bytes];
                     last.finish(&cut.panels, p, sums, first + m + i, row);
                 }
-            });
+            };
+            multiply(&block, Sink::Tiles { done, scratch: sums });
         }
     });
 }
@@ -110,10 +111,9 @@ fn few_rows(cut: &Cut, left: &dyn Left, right: &Rhs<'_>, last: &Epilogue<'_>, ou
     let full = cut.panels.full_width();
     let tasks = results.chunks_mut(cut.rows * full).enumerate();
     for_each(tasks, scratch, cut.thread(), |(p, results), own| {
-        let (buffer, sums) = own.split_at_mut(cut.each[1].next_multiple_of(16));
         let width = cut.panels.width(p);
-        let block = Block { rows: cut.rows, piece: &piece, panel: right.panel(p, buffer), width };
-        multiply(&block, sums, &mut |m, tile| results[m * width..m * width + tile.len()].copy_from_slice(tile));
+        let block = Block { rows: cut.rows, piece: &piece, panel: right.panel(p, own), width };
+        multiply(&block, Sink::Rows { to: results, stride: width, add: false });
     });
     let results = &*results;
     let row_bytes = cut.panels.columns * last.dtype.size();

@@ -24,23 +24,30 @@ pub(crate) struct Block<'a, 'r> {
     pub width: usize,
 }
 
-/// Elements of scratch that [`multiply`] needs for so many rows of so many terms.
+/// Where finished sums go.
+pub(crate) enum Sink<'a> {
+    /// Row m of the product to `to[m · stride..]`; with `add`, added to what is there.
+    Rows { to: &'a mut [f32], stride: usize, add: bool },
+    /// Tile by tile to a function of the first row and the sums `[rows][width]`, with scratch for long sums.
+    Tiles { done: &'a mut dyn FnMut(usize, &mut [f32]), scratch: &'a mut [f32] },
+}
+
+/// Elements of scratch that [`Sink::Tiles`] needs for so many rows of so many terms.
 pub(crate) const fn scratch(rows: usize, depth: usize, width: usize) -> usize {
     if depth > DEPTH { rows.next_multiple_of(TILE) * width } else { 0 }
 }
 
-/// Hands every finished tile to `done(first row, sums [rows][width])`.
-pub(crate) fn multiply(block: &Block<'_, '_>, scratch: &mut [f32], done: &mut dyn FnMut(usize, &mut [f32])) {
-    Arch::new().dispatch(Multiply { block, scratch, done });
+/// Multiplies a block of rows with a panel.
+pub(crate) fn multiply(block: &Block<'_, '_>, sink: Sink<'_>) {
+    Arch::new().dispatch(Multiply { block, sink });
 }
 
-struct Multiply<'a, 'r, 'b> {
+struct Multiply<'a, 'r, 'b, 's> {
     block: &'b Block<'a, 'r>,
-    scratch: &'b mut [f32],
-    done: &'b mut dyn FnMut(usize, &mut [f32]),
+    sink: Sink<'s>,
 }
 
-impl WithSimd for Multiply<'_, '_, '_> {
+impl WithSimd for Multiply<'_, '_, '_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -64,11 +71,10 @@ struct Stretch {
 }
 
 #[inline(always)]
-fn run<S: Simd, const V: usize>(simd: S, call: Multiply<'_, '_, '_>) {
-    let Multiply { block, scratch, done } = call;
+fn run<S: Simd, const V: usize>(simd: S, call: Multiply<'_, '_, '_, '_>) {
+    let Multiply { block, mut sink } = call;
     assert_eq!(block.width, V * S::F32_LANES, "width of a panel");
     let (panel, _) = S::as_simd_f32s(block.panel).0.as_chunks::<V>();
-    let split = panel.len() > DEPTH;
     let mut stretch = Stretch { first: 0, from: 0, depth: panel.len().min(DEPTH) };
     let mut at = 0;
     loop {
@@ -77,15 +83,14 @@ fn run<S: Simd, const V: usize>(simd: S, call: Multiply<'_, '_, '_>) {
         let mut next = stretch;
         for m in (0..block.rows).step_by(TILE) {
             let rows = TILE.min(block.rows - m);
-            let sums = if split { &mut scratch[m * block.width..(m + rows) * block.width] } else { &mut [] };
             let job = Tile { block, part, m, stretch, begin: at == 0, end };
             next = match rows {
-                1 => tile::<S, 1, V>(simd, job, sums, done),
-                2 => tile::<S, 2, V>(simd, job, sums, done),
-                3 => tile::<S, 3, V>(simd, job, sums, done),
-                4 => tile::<S, 4, V>(simd, job, sums, done),
-                5 => tile::<S, 5, V>(simd, job, sums, done),
-                _ => tile::<S, 6, V>(simd, job, sums, done),
+                1 => tile::<S, 1, V>(simd, job, &mut sink),
+                2 => tile::<S, 2, V>(simd, job, &mut sink),
+                3 => tile::<S, 3, V>(simd, job, &mut sink),
+                4 => tile::<S, 4, V>(simd, job, &mut sink),
+                5 => tile::<S, 5, V>(simd, job, &mut sink),
+                _ => tile::<S, 6, V>(simd, job, &mut sink),
             };
         }
         at += stretch.depth;
@@ -110,14 +115,14 @@ struct Tile<'a, 'r, 'b, V> {
 fn tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
     job: Tile<'_, '_, '_, [S::f32s; V]>,
-    sums: &mut [f32],
-    done: &mut dyn FnMut(usize, &mut [f32]),
+    sink: &mut Sink<'_>,
 ) -> Stretch {
     let Tile { block, part, m, stretch, begin, end } = job;
     let mut acc = [[simd.splat_f32s(0.0); V]; R];
-    if !begin {
-        let (old, _) = S::as_simd_f32s(sums).0.as_chunks::<V>();
-        acc.copy_from_slice(&old[..R]);
+    match sink {
+        Sink::Rows { to, stride, add } if *add || !begin => load::<S, R, V>(&to[m * *stride..], *stride, &mut acc),
+        Sink::Tiles { scratch, .. } if !begin => load::<S, R, V>(&scratch[m * block.width..], block.width, &mut acc),
+        _ => {}
     }
     let (mut piece, mut from, mut k) = (stretch.first, stretch.from, 0);
     while k < part.len() {
@@ -131,15 +136,26 @@ fn tile<S: Simd, const R: usize, const V: usize>(
             (piece, from) = (piece + 1, 0);
         }
     }
-    if end {
-        let mut out = [[simd.splat_f32s(0.0); V]; R];
-        out.copy_from_slice(&acc);
-        done(m, bytemuck::cast_slice_mut(out.as_flattened_mut()));
-    } else {
-        let (old, _) = S::as_mut_simd_f32s(sums).0.as_chunks_mut::<V>();
-        old[..R].copy_from_slice(&acc);
+    match sink {
+        Sink::Rows { to, stride, .. } => store::<S, R, V>(&acc, &mut to[m * *stride..], *stride),
+        Sink::Tiles { scratch, .. } if !end => store::<S, R, V>(&acc, &mut scratch[m * block.width..], block.width),
+        Sink::Tiles { done, .. } => done(m, bytemuck::cast_slice_mut(acc.as_flattened_mut())),
     }
     Stretch { first: piece, from, depth: 0 }
+}
+
+#[inline(always)]
+fn load<S: Simd, const R: usize, const V: usize>(from: &[f32], stride: usize, acc: &mut [[S::f32s; V]; R]) {
+    for r in 0..R {
+        acc[r].copy_from_slice(S::as_simd_f32s(&from[r * stride..][..V * S::F32_LANES]).0);
+    }
+}
+
+#[inline(always)]
+fn store<S: Simd, const R: usize, const V: usize>(acc: &[[S::f32s; V]; R], to: &mut [f32], stride: usize) {
+    for r in 0..R {
+        S::as_mut_simd_f32s(&mut to[r * stride..][..V * S::F32_LANES]).0.copy_from_slice(&acc[r]);
+    }
 }
 
 /// `acc[r] += Σ rows[r][k] · panel[k]`.
