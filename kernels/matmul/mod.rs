@@ -148,6 +148,9 @@ pub fn cases() -> Vec<Case> {
         Case::new("ragged_residual", out, with_residual(67, 45, 31)),
         Case::new("tile", Matmul::default(), plain(128, 128, 64)),
         Case::new("tile_residual", out, with_residual(192, 64, 96)),
+        // Whole vectors of k, ragged tiles, and sums long enough for a ring of tiles to come round.
+        Case::new("ragged_long", out, with_residual(131, 133, 200)),
+        Case::new("ragged_long_narrow", bias, biased(37, 45, 168)),
         Case::new("silu", act(Activation::Silu), biased(3, 40, 24)),
         Case::new("gelu", act(Activation::Gelu), biased(18, 33, 16)),
         Case::new("quick_gelu", act(Activation::QuickGelu), biased(18, 36, 16)),

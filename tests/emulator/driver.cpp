@@ -91,15 +91,21 @@ Result submit(void* stream, std::function<Result()> operation) {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
+// A buffer ends, to its alignment of 256, at a page that nobody may touch; once freed, it is unmapped.
+constexpr size_t PAGE = 4096;
+size_t mapped(size_t n) { return (n + PAGE - 1) / PAGE * PAGE + PAGE; }
+
 Result allocate(Address* p, size_t n) {
   if (Result broken = here()) return broken;
   if (!n) return INVALID_VALUE;
   std::lock_guard<std::mutex> hold(lock);
   if (live_bytes + n > memory()) return OUT_OF_MEMORY;
-  void* q = aligned_alloc(256, (n + 255) & ~255ull);
-  if (!q) return OUT_OF_MEMORY;
-  memset(q, 0xff, n);
-  *p = (Address)q;
+  size_t size = mapped(n);
+  void* m = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (m == MAP_FAILED) return OUT_OF_MEMORY;
+  mprotect((char*)m + size - PAGE, PAGE, PROT_NONE);
+  *p = ((Address)m + size - PAGE - n) & ~255ull;
+  memset((void*)*p, 0xff, n);
   live[*p] = n;
   live_bytes += n;
   return OK;
@@ -109,9 +115,9 @@ Result release(Address p) {
   std::lock_guard<std::mutex> hold(lock);
   auto found = live.find(p);
   if (found == live.end()) return INVALID_VALUE;
+  munmap((void*)(p & ~(PAGE - 1)), mapped(found->second));
   live_bytes -= found->second;
   live.erase(found);
-  free((void*)p);
   return OK;
 }
 

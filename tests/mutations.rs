@@ -1,0 +1,234 @@
+//! Whether the emulator would notice: seeded bugs in CUDA kernels must fail on at least one of its schedules, and each
+//! kernel as it is must pass on all of them.
+
+mod emulator;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use muybridge::kernels::{Case, OPS};
+use muybridge::runtime::{
+    self, Code, Cost, DType, Device, HostTensor, Lowering, Mismatch, Op, Pins, Plan, PlanOptions, Site, TensorDesc,
+    Variant,
+};
+
+/// A bug: what it is, the op, variant and case that show it, and the edit of the kernel's text.
+struct Bug(&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
+
+const BUGS: &[Bug] = &[
+    Bug("no barrier in the main loop", "matmul", "mma", "ragged_long", "        __syncthreads();\n", ""),
+    Bug("waits for one stage too few", "matmul", "mma", "ragged_long", "wait<STAGES - 2>", "wait<STAGES - 1>"),
+    Bug(
+        "fills the stage that is read",
+        "matmul",
+        "mma",
+        "ragged_long",
+        "fetch(step + STAGES - 1);",
+        "fetch(step + STAGES);",
+    ),
+    Bug(
+        "stage beyond the ring",
+        "matmul",
+        "mma",
+        "ragged_long",
+        "shared + step % STAGES * STAGE_BYTES;\n        const u8* tile_w",
+        "shared + step % (STAGES + 1) * STAGE_BYTES;\n        const u8* tile_w",
+    ),
+    Bug(
+        "fragment rows in another order",
+        "matmul",
+        "mma",
+        "ragged_long",
+        "(lane & 7) + (lane >> 4) * 8",
+        "(lane & 15)",
+    ),
+    Bug(
+        "halves of a fragment swapped",
+        "matmul",
+        "mma",
+        "ragged_long",
+        "fw[j][0] = r[0], fw[j][1] = r[1]",
+        "fw[j][0] = r[1], fw[j][1] = r[0]",
+    ),
+    Bug(
+        "copies swizzled unlike fragments",
+        "matmul",
+        "mma",
+        "ragged_long",
+        "stage + place(line, chunk)",
+        "stage + line * 64 + chunk * 16",
+    ),
+    Bug(
+        "row bound off by one",
+        "matmul",
+        "mma",
+        "ragged_long_narrow",
+        "if (row >= params.m) continue;",
+        "if (row > params.m) continue;",
+    ),
+    Bug(
+        "edges not filled with zeros",
+        "matmul",
+        "mma",
+        "ragged_long",
+        "const bool inside = row <",
+        "const bool inside = true || row <",
+    ),
+    Bug(
+        "gate taken from its neighbour",
+        "matmul",
+        "mma",
+        "geglu",
+        "sums[i][j + 1][2 * h] +",
+        "sums[i][j + 1][2 * h + 1] +",
+    ),
+    Bug(
+        "sum read before it is written",
+        "group_norm",
+        "simple",
+        "unet_like",
+        "    // Protects the sum until thread 0 has written it.\n    __syncthreads();\n",
+        "",
+    ),
+    Bug(
+        "upper half read before it is written",
+        "group_norm",
+        "simple",
+        "unet_like",
+        "        // Protects the upper half until everyone has written it.\n        __syncthreads();\n",
+        "",
+    ),
+    Bug(
+        "sum overwritten before it is read",
+        "group_norm",
+        "simple",
+        "unet_like",
+        "    // Protects the result of an earlier sum until everyone has read it.\n    __syncthreads();\n",
+        "",
+    ),
+    Bug(
+        "query read before it is there",
+        "attention",
+        "simple",
+        "width_80",
+        "    // The query is there.\n    __syncthreads();\n",
+        "",
+    ),
+    Bug(
+        "scores become weights too early",
+        "attention",
+        "simple",
+        "width_80",
+        "        // Every thread has seen the scores before they become weights.\n        __syncthreads();\n",
+        "",
+    ),
+    Bug(
+        "weights overwritten too early",
+        "attention",
+        "simple",
+        "width_64",
+        "        // All weights have been read before the next block's scores overwrite them.\n        __syncthreads();\n",
+        "",
+    ),
+    Bug("running maximum not applied", "attention", "simple", "width_64", "sum *= kept;", ""),
+    Bug("tail without bound", "layer_norm", "simple", "ragged", "if (row >= params.rows) return;", ""),
+];
+
+/// An op whose kernel has another text.
+#[derive(Debug)]
+struct Edited {
+    op: Arc<dyn Op>,
+    from: &'static str,
+    to: &'static str,
+}
+
+impl Op for Edited {
+    fn name(&self) -> &'static str {
+        self.op.name()
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<TensorDesc, Mismatch> {
+        self.op.infer(inputs)
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], output: &TensorDesc) -> Cost {
+        self.op.cost(inputs, output)
+    }
+
+    fn variants(&self) -> &'static [Variant] {
+        self.op.variants()
+    }
+
+    fn lower(&self, variant: &Variant, site: &Site<'_>) -> Option<Lowering> {
+        let mut lowering = self.op.lower(variant, site)?;
+        for launch in &mut lowering.launches {
+            let Code::Kernel(source) = &mut launch.code else { continue };
+            assert!(source.text.contains(self.from), "the edit no longer applies: {:?}", self.from);
+            // A few kilobytes per bug, for a program that ends soon.
+            source.text = Box::leak(source.text.replacen(self.from, self.to, 1).into_boxed_str());
+        }
+        Some(lowering)
+    }
+}
+
+fn main() {
+    let args = Arguments::from_args();
+    let trials = match emulator::enter(Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/emulator"))) {
+        Ok(()) => {
+            BUGS.iter().map(|bug| Trial::test(format!("{}/{}: {}", bug.1, bug.2, bug.0), || check(bug))).collect()
+        }
+        Err(reason) => {
+            let promised = std::env::var_os("CI").is_some();
+            let text = reason.clone();
+            let trial = Trial::test(format!("mutations [no emulator: {reason}]"), move || Err(Failed::from(text)));
+            vec![trial.with_ignored_flag(!promised)]
+        }
+    };
+    libtest_mimic::run(&args, trials).exit();
+}
+
+/// Bugs take turns: one that crashes a device loses it for all who have it open.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn check(bug: &Bug) -> Result<(), Failed> {
+    let _turn = TURN.lock();
+    let Bug(_, op, variant, name, from, to) = *bug;
+    let entry = OPS.iter().find(|e| e.name == op).ok_or("no such op")?;
+    let case = (entry.cases)().into_iter().find(|c| c.name == name).ok_or("no such case")?;
+    let edited = Case { op: Arc::new(Edited { op: case.op.clone(), from, to }), ..case.clone() };
+    let same = Case { op: Arc::new(Edited { op: case.op.clone(), from, to: from }), ..case.clone() };
+    let want = reference(&case)?;
+    let mut caught = 0;
+    for i in 0..8 {
+        let run = |case: &Case| -> runtime::Result<bool> {
+            let device = Device::open(&format!("cuda:{i}"))?;
+            let options = PlanOptions { pins: Pins::exactly(op, variant), guard: 256 };
+            let plan = Plan::with(&case.graph(DType::F16, DType::F16)?, &device, &options)?;
+            plan.poison()?;
+            let inputs = case.inputs(DType::F16)?;
+            let got = plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0);
+            Ok(plan.guards_intact()? && close(&got, &want))
+        };
+        if !matches!(run(&same), Ok(true)) {
+            return Err(format!("the kernel as it is fails on schedule {i}").into());
+        }
+        caught += usize::from(!matches!(run(&edited), Ok(true)));
+    }
+    if caught > 0 { Ok(()) } else { Err("no schedule shows it".into()) }
+}
+
+fn reference(case: &Case) -> runtime::Result<HostTensor> {
+    let pins = Pins::exactly(case.op.name(), "reference");
+    let options = PlanOptions { pins, guard: 0 };
+    let plan = Plan::with(&case.graph(DType::F32, DType::F16)?, &Device::open("cpu")?, &options)?;
+    let inputs: Vec<_> = case.inputs(DType::F16)?.iter().map(|t| t.convert(DType::F32)).collect();
+    Ok(plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0))
+}
+
+fn close(got: &HostTensor, want: &HostTensor) -> bool {
+    let (got, want) = (got.to_f32(), want.to_f32());
+    let power = want.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().max(1e-30);
+    let error = got.iter().zip(&want).map(|(g, w)| f64::from(g - w).powi(2)).sum::<f64>() / power;
+    error <= 1e-6 && got.iter().all(|g| g.is_finite())
+}
