@@ -48,6 +48,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "reference", target: Target::Cpu, launches: 1 },
     Variant { name: "tiled", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "mma", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
@@ -228,6 +229,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("prime_batch", c3, ops([3, 5, 3, 17], 7, 3)),
         Case::new("tile", c3, ops([1, 16, 16, 32], 64, 3)),
         Case::new("wide_channels", c3, ops([2, 9, 10, 64], 72, 3)),
+        // Several tiles of pixels and of channels, and a ring of tiles that comes round.
+        Case::new("ragged_tiles", c3, ops([2, 9, 13, 24], 133, 3)),
         Case::new("image_in", c3, ops([1, 12, 20, 3], 16, 3)),
         Case::new("latent_out", c3, ops([1, 8, 12, 32], 4, 3)),
         Case::new("down", down, ops([1, 9, 12, 16], 16, 3)),

@@ -78,7 +78,7 @@ fn operands<'a>(op: &Conv2d, kernel: Kernel<'a>, site: &Site<'_>, lanes: u32) ->
 }
 
 /// A weight `[Cout, Cin, KH, KW]` as `[Cout, KH, KW, Cin]`: the order in which a filter meets an NHWC map.
-fn channels_last(stored: TensorDesc, dtype: DType) -> Prepare {
+pub(super) fn channels_last(stored: TensorDesc, dtype: DType) -> Prepare {
     let [cout, cin, kh, kw] = [0, 1, 2, 3].map(|i| stored.shape[i]);
     Prepare {
         layout: format!("ohwi.{dtype}"),

@@ -5,27 +5,17 @@ use std::sync::Arc;
 use muybridge_runtime::{DType, HostTensor, Lowering, Prepare, Site, TensorDesc};
 
 use super::{Matmul, wgsl};
-use crate::cuda::translated;
-use crate::wgsl::{Kernel, line};
+use crate::cuda::{Tile, tensor_cores, translated};
+
+const MMA: &str = concat!(include_str!("../tile.cu"), "#line 1 \"kernels/matmul/mma.cu\"\n", include_str!("mma.cu"));
 
 pub(super) fn lower(op: &Matmul, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     match variant {
-        "mma" => translated(mma(op, site), "kernels/matmul/mma.cu", include_str!("mma.cu")),
+        "mma" => translated(mma(op, site), "kernels/matmul/mma.cu", MMA),
         "simple" => translated(wgsl::lower(op, variant, site), "kernels/matmul/simple.cu", include_str!("simple.cu")),
         _ => None,
     }
 }
-
-/// Rows and columns of a block's tile, its warps along both, and the stages of its ring.
-struct Tile {
-    rows: u32,
-    columns: u32,
-    warps: [u32; 2],
-    stages: u32,
-}
-
-const LARGE: Tile = Tile { rows: 128, columns: 128, warps: [2, 4], stages: 3 };
-const SMALL: Tile = Tile { rows: 64, columns: 64, warps: [2, 2], stages: 4 };
 
 fn mma(op: &Matmul, site: &Site<'_>) -> Option<Lowering> {
     let e = op.extents(site.inputs);
@@ -34,21 +24,15 @@ fn mma(op: &Matmul, site: &Site<'_>) -> Option<Lowering> {
     // The interleaving of gates is a layout of a weight.
     let weights = [1, 2].iter().take(1 + usize::from(op.bias)).all(|&i| site.is_weight[i]);
     let gates = !op.geglu || (weights && !op.batched && e.n.is_multiple_of(8));
-    let capable = site.caps.compute_capability.is_some_and(|c| c >= (8, 0));
-    if dtype == DType::F32 || !capable || e.k == 0 || !e.k.is_multiple_of(8) || !gates {
+    if !tensor_cores(site) || e.k == 0 || !e.k.is_multiple_of(8) || !gates {
         return None;
     }
-    let tile = if e.m > 64 && columns > 64 { LARGE } else { SMALL };
-    let kernel = Kernel::new(site, "kernels/matmul/mma.cu", "", "matmul")
-        .constant("TILE_M", tile.rows)
-        .constant("TILE_N", tile.columns)
-        .constant("WARPS_M", tile.warps[0])
-        .constant("WARPS_N", tile.warps[1])
-        .constant("STAGES", tile.stages)
+    let tile = Tile::of(e.m, columns);
+    let kernel = tile
+        .kernel(site, "kernels/matmul/mma.cu", "matmul")
         .constant("BATCHED", op.batched)
         .constant("GATED", op.geglu)
         .constant("EVEN", e.n.is_multiple_of(2))
-        .constant("BF16", dtype == DType::BF16)
         .activation(op.activation)
         .weight("a", Some(0), dtype, 0.0);
     let kernel = if op.geglu {
@@ -62,13 +46,10 @@ fn mma(op: &Matmul, site: &Site<'_>) -> Option<Lowering> {
     };
     let kernel = kernel.weight("residual", op.residual_index(), dtype, 0.0).output("y");
     let [items, m, n, k, columns] = [e.batch, e.m, e.n, e.k, columns].map(|v| v as u32);
-    let [tiles_m, tiles_n] = [m.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
+    let [tiles_m, tiles_n] = tile.count(m, columns);
     let blocks = u64::from(items) * u64::from(tiles_m) * u64::from(tiles_n);
-    let threads = 32 * tile.warps[0] * tile.warps[1];
-    let params = [items, m, n, k, columns, tiles_m, tiles_n];
-    let mut launch = kernel.launch(line(site.caps, blocks), [threads, 1, 1], &params)?;
-    launch.shared = tile.stages * (tile.rows + tile.columns) * 64;
-    kernel.lower([Some(launch)])
+    let launch = tile.launch(&kernel, site, blocks, &[items, m, n, k, columns, tiles_m, tiles_n]);
+    kernel.lower([launch])
 }
 
 /// A weight or bias of `2N` rows, values then gates, with eight rows of values and the eight of their gates in turn: a thread

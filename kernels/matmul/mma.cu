@@ -6,8 +6,7 @@
 // work:   2 K flop per element of a [M,C] product; a read C / TILE_N times, w M / TILE_M times (from L2), y written once
 // needs:  f16 or bf16, compute capability 8.0, K a multiple of 8, N of 8 with a gate
 // error:  f32 sums in chunks of 16 in the order of k, one rounding to the output's type
-// idea:   a ring of STAGES tiles of 32 columns is filled by asynchronous copies while tensor cores work on the oldest; rows of
-//         64 bytes are swizzled so that neither copies nor fragments meet in a bank; the epilogue runs on the accumulators
+// idea:   the main loop of kernels/tile.cu over rows of a and w, and the epilogue on the accumulators
 
 struct Params {
     u32 items, m, n, k;
@@ -15,81 +14,36 @@ struct Params {
     u32 columns, tiles_m, tiles_n;
 };
 
-constexpr u32 TILE_K = 32, THREADS = 32 * WARPS_M * WARPS_N;
-constexpr u32 WARP_M = TILE_M / WARPS_M, WARP_N = TILE_N / WARPS_N;
-constexpr int MI = WARP_M / 16, NI = WARP_N / 8;
-constexpr u32 STAGE_BYTES = (TILE_M + TILE_N) * TILE_K * 2;
-
-// Place of 16-byte chunk c of a row in a tile: eight rows of one chunk lie in eight different groups of banks.
-DEV u32 place(u32 row, u32 c) { return row * 64 + ((c ^ row >> 1) & 3) * 16; }
-
 KERNEL __launch_bounds__(THREADS) matmul(OPERANDS, const Params params) {
     DYNAMIC_SHARED(shared);
-    const u32 thread = threadIdx.x, lane = thread & 31, warp = thread / 32;
-    const u32 warp_row = warp / WARPS_N * WARP_M, warp_column = warp % WARPS_N * WARP_N;
     // Neighbouring blocks share a tile of w.
-    const u32 id = linear_block(), in_item = id % (params.tiles_m * params.tiles_n), item = id / (params.tiles_m * params.tiles_n);
+    const u32 tiles = params.tiles_m * params.tiles_n, id = linear_block() % tiles, item = linear_block() / tiles;
     if (item >= params.items) return;
-    const u32 first_row = in_item % params.tiles_m * TILE_M, first_column = in_item / params.tiles_m * TILE_N;
+    const u32 first_row = id % params.tiles_m * TILE_M, first_column = id / params.tiles_m * TILE_N;
     const elem* own_a = a + (u64)item * params.m * params.k;
     const elem* own_w = w + (BATCHED ? (u64)item * params.columns * params.k : 0);
-    const u32 steps = (params.k + TILE_K - 1) / TILE_K;
 
-    // Asks for the tiles of a step; zeros beyond the edges. Each thread copies the same chunk of every few rows.
-    auto fetch = [&](u32 step) {
-        u8* stage = shared + step % STAGES * STAGE_BYTES;
-        const u32 chunk = thread & 3, k = step * TILE_K + chunk * 8;
+    // 1. The product. Beyond the edges, zeros.
+    const u32 chunk = threadIdx.x & 3, line = threadIdx.x / 4;
+    auto fetch = [&](u32 step, u8* stage) {
+        const u32 k = step * TILE_K + chunk * 8;
 #pragma unroll
-        for (u32 i = 0; i < (TILE_M + TILE_N) * 4 / THREADS; i++) {
-            const u32 line = thread / 4 + i * (THREADS / 4);
-            const bool of_a = line < TILE_M;
-            const u32 row = of_a ? first_row + line : first_column + line - TILE_M;
-            const bool inside = row < (of_a ? params.m : params.columns) && k < params.k;
-            const elem* from = of_a ? own_a : own_w;
-            copy_async_16(stage + place(line, chunk), inside ? from + (u64)row * params.k + k : from, inside);
+        for (u32 i = 0; i < A_COPIES; i++) {
+            const u32 at = line + i * LINES, row = first_row + at;
+            const bool inside = row < params.m && k < params.k;
+            copy_async_16(stage + place(at, chunk), inside ? own_a + (u64)row * params.k + k : own_a, inside);
+        }
+#pragma unroll
+        for (u32 i = 0; i < W_COPIES; i++) {
+            const u32 at = line + i * LINES, row = first_column + at;
+            const bool inside = row < params.columns && k < params.k;
+            copy_async_16(stage + place(TILE_M + at, chunk), inside ? own_w + (u64)row * params.k + k : own_w, inside);
         }
     };
-
-    // 1. Fill the ring but for one stage.
     float sums[MI][NI][4];
-#pragma unroll
-    for (int i = 0; i < MI; i++)
-#pragma unroll
-        for (int j = 0; j < NI; j++)
-#pragma unroll
-            for (int q = 0; q < 4; q++) sums[i][j][q] = 0.0f;
-#pragma unroll
-    for (u32 s = 0; s < STAGES - 1; s++) {
-        if (s < steps) fetch(s);
-        copy_async_commit();
-    }
+    multiply(sums, shared, (params.k + TILE_K - 1) / TILE_K, fetch);
 
-    // 2. Products, 16 columns of k at a time.
-    for (u32 step = 0; step < steps; step++) {
-        copy_async_wait<STAGES - 2>();
-        // This step's tiles are there for all threads, and all have done with the stage that is filled next.
-        __syncthreads();
-        if (step + STAGES - 1 < steps) fetch(step + STAGES - 1);
-        copy_async_commit();
-        const u8* tile_a = shared + step % STAGES * STAGE_BYTES;
-        const u8* tile_w = tile_a + TILE_M * 64;
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            u32 fa[MI][4], fw[NI][2];
-#pragma unroll
-            for (int i = 0; i < MI; i++)
-                ldmatrix_x4(fa[i], tile_a + place(warp_row + i * 16 + (lane & 15), half * 2 + (lane >> 4)));
-#pragma unroll
-            for (int j = 0; j < NI; j += 2) {
-                u32 r[4];
-                ldmatrix_x4(r, tile_w + place(warp_column + j * 8 + (lane & 7) + (lane >> 4) * 8, half * 2 + (lane >> 3 & 1)));
-                fw[j][0] = r[0], fw[j][1] = r[1], fw[j + 1][0] = r[2], fw[j + 1][1] = r[3];
-            }
-            mma_tile<BF16>(sums, fa, fw);
-        }
-    }
-
-    // 3. Bias, activation or gate, residual; two neighbours of y at once where rows are whole pairs.
+    // 2. Bias, activation or gate, residual; two neighbours of y at once where rows are whole pairs.
     auto finish = [&](u32 row, u32 column, float v0, float v1) {
         const u32 o = (item * params.m + row) * params.n + column;
         if (EVEN) {
@@ -104,11 +58,11 @@ KERNEL __launch_bounds__(THREADS) matmul(OPERANDS, const Params params) {
     for (int i = 0; i < MI; i++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const u32 row = first_row + warp_row + i * 16 + h * 8 + lane / 4;
+            const u32 row = first_row + warp_row() + i * 16 + h * 8 + lane_row();
             if (row >= params.m) continue;
 #pragma unroll
             for (int j = 0; j < NI; j += GATED ? 2 : 1) {
-                const u32 column = first_column + warp_column + j * 8 + (lane & 3) * 2;
+                const u32 column = first_column + warp_column() + j * 8 + lane_column();
                 if (column >= params.columns) continue;
                 // The last column of an odd count has no neighbour, and no bias for it.
                 const u32 next = column + 1 < params.columns ? column + 1 : column;
