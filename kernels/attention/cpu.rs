@@ -49,7 +49,8 @@ pub(super) fn lower(op: &Attention, site: &Site<'_>) -> Option<Lowering> {
     let cut = Cut { op: *op, e, shape, c: e.width * op.heads, queries };
     let packed = if frames { 0 } else { op.heads * shape.packed() };
     let floats = packed + site.caps.threads * cut.thread();
-    let run = Arc::new(move |call: HostCall<'_>| if frames { cut.along_frames(call) } else { cut.along_positions(call) });
+    let run =
+        Arc::new(move |call: HostCall<'_>| if frames { cut.along_frames(call) } else { cut.along_positions(call) });
     Some(Lowering::host("attention:streaming", site.inputs.len(), 4 * floats as u64, run))
 }
 

@@ -118,6 +118,7 @@ vectorised! {
 }
 
 /// Transforms one line of six points, `step` apart.
+#[expect(clippy::needless_range_loop, reason = "six arrays of one array, lane by lane")]
 #[inline(always)]
 fn input_lines(tile: &mut [[f32; LANES]; TILE_IN * TILE_IN], first: usize, step: usize) {
     let [p0, p1, p2, p3, p4, p5] = [0, 1, 2, 3, 4, 5].map(|i| first + i * step);

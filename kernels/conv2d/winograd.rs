@@ -41,6 +41,9 @@ const TASK: usize = 22 * GROUP;
 /// Fewest channels, of either side, for which the transforms pay.
 const CHANNELS: usize = 32;
 
+/// Fewest tiles: with fewer, transforming the weights costs as much as is saved.
+const TILES: usize = 6;
+
 #[derive(Clone, Copy)]
 struct Cut {
     map: Map,
@@ -60,7 +63,7 @@ pub(super) fn lower(op: &Conv2d, e: &Extents, site: &Site<'_>) -> Option<Lowerin
     let c = e.channels[0] + e.channels[1];
     let tiles = [e.output[1].div_ceil(TILE), e.output[0].div_ceil(TILE)];
     let count = tiles[0] * tiles[1] * e.batch;
-    let fits = op.kernel == [3, 3] && op.stride == 1 && c.min(e.out_channels) >= CHANNELS && count >= 4;
+    let fits = op.kernel == [3, 3] && op.stride == 1 && c.min(e.out_channels) >= CHANNELS && count >= TILES;
     if !fits || !site.is_weight[w] {
         return None;
     }
@@ -235,7 +238,14 @@ impl Cut {
     }
 
     /// Epilogues of the rows of tiles `first..first + rows` into the front of `out`; returns the rest of it.
-    fn finish<'o>(&self, last: &Epilogue<'_>, results: &[f32], first: usize, rows: usize, out: &'o mut [u8]) -> &'o mut [u8] {
+    fn finish<'o>(
+        &self,
+        last: &Epilogue<'_>,
+        results: &[f32],
+        first: usize,
+        rows: usize,
+        out: &'o mut [u8],
+    ) -> &'o mut [u8] {
         let [h, w] = self.map.e.output;
         let (full, bytes) = (self.panels.full_width(), self.panels.columns * last.dtype.size());
         let tiles = rows * self.tiles[0];

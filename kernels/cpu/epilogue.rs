@@ -2,9 +2,9 @@
 
 use muybridge_runtime::DType;
 
+use super::math;
 use super::panel::Panels;
 use super::storage::{Elements, narrow};
-use super::math;
 use crate::Activation;
 
 /// The widest panel on any processor.

@@ -44,7 +44,14 @@ pub(crate) struct Cut {
 
 impl Cut {
     /// `wide(rows)` is the buffer that blocks of so many rows need, 0 where none; it is kept below a MiB or so.
-    pub fn new(rows: usize, panels: Panels, w: DType, packed: bool, threads: usize, wide: impl Fn(usize) -> usize) -> Cut {
+    pub fn new(
+        rows: usize,
+        panels: Panels,
+        w: DType,
+        packed: bool,
+        threads: usize,
+        wide: impl Fn(usize) -> usize,
+    ) -> Cut {
         let buffer = Rhs::buffer(&panels, w, packed);
         let width = panels.full_width();
         if rows <= FEW_ROWS {
@@ -71,7 +78,14 @@ impl Cut {
 }
 
 /// Computes all rows into `out`.
-pub(crate) fn run(cut: &Cut, left: &dyn Left, right: &Rhs<'_>, last: &Epilogue<'_>, out: &mut [u8], scratch: &mut [f32]) {
+pub(crate) fn run(
+    cut: &Cut,
+    left: &dyn Left,
+    right: &Rhs<'_>,
+    last: &Epilogue<'_>,
+    out: &mut [u8],
+    scratch: &mut [f32],
+) {
     if cut.rows <= FEW_ROWS {
         few_rows(cut, left, right, last, out, scratch);
     } else {

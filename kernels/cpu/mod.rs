@@ -88,7 +88,9 @@ where
 
 /// Rows per task, so that every thread gets several tasks of equal size, each a multiple of `step` and at most `most`.
 pub(crate) fn rows_per_task(rows: usize, threads: usize, step: usize, most: usize) -> usize {
-    let share = rows.div_ceil(4 * threads.max(1)).next_multiple_of(step);
+    // Small tasks would read the other operand too often.
+    let few = rows.div_ceil(2 * threads.max(1)).min(64);
+    let share = rows.div_ceil(4 * threads.max(1)).max(few).next_multiple_of(step);
     let most = (most / step * step).max(step);
     if share <= most {
         return share;

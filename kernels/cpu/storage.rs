@@ -4,7 +4,6 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use muybridge_runtime::{DType, TensorView};
 
-
 /// Elements of some storage type.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Elements<'a> {

@@ -37,12 +37,20 @@ fn every_variant_meets_its_reference() {
                     ran += 1;
                     let error = error(case, variant, device, (dtype, stored), &want);
                     if std::env::var_os("CPU_TEST").is_some() {
-                        println!("{id}/{}: relative rms {:.2e}", variant.name, error.as_ref().map_or(f64::NAN, |e| e.sqrt()));
+                        println!(
+                            "{id}/{}: relative rms {:.2e}",
+                            variant.name,
+                            error.as_ref().map_or(f64::NAN, |e| e.sqrt())
+                        );
                     }
                     if error.as_ref().is_ok_and(|e| *e <= tolerance) {
                         continue;
                     }
-                    failures.push(format!("{id}/{}/{}: {error:?} > {tolerance:e}", variant.name, device.caps().threads));
+                    failures.push(format!(
+                        "{id}/{}/{}: {error:?} > {tolerance:e}",
+                        variant.name,
+                        device.caps().threads
+                    ));
                 }
             }
         }
@@ -54,8 +62,7 @@ fn every_variant_meets_its_reference() {
 /// The result in f32 of the f64 reference on rounded operands.
 fn reference(case: &Case, dtype: DType, stored: DType, device: &Device) -> Vec<f32> {
     let pins = Pins::exactly(case.op.name(), "reference");
-    let plan =
-        Plan::with(&case.graph(DType::F32, stored).unwrap(), device, &PlanOptions { pins, guard: 0 }).unwrap();
+    let plan = Plan::with(&case.graph(DType::F32, stored).unwrap(), device, &PlanOptions { pins, guard: 0 }).unwrap();
     let inputs: Vec<HostTensor> = case.inputs(dtype).unwrap().iter().map(|t| t.convert(DType::F32)).collect();
     plan.run_host(&inputs.iter().collect::<Vec<_>>()).unwrap().remove(0).to_f32()
 }
