@@ -116,6 +116,23 @@ const BUGS: &[Bug] = &[
         "(row + 1) / area * params.shift_stride",
     ),
     Bug(
+        "parts overwritten before they are read",
+        "group_norm",
+        "one_pass",
+        "unet_like",
+        "    // Protects the parts of an earlier sum until everyone has read them.\n    __syncthreads();\n",
+        "",
+    ),
+    Bug(
+        "parts read before they are written",
+        "group_norm",
+        "one_pass",
+        "unet_like",
+        "    // Protects the parts until every warp has written its own.\n    __syncthreads();\n",
+        "",
+    ),
+    Bug("a lane left out", "layer_norm", "warp", "unet_like", "distance = 16", "distance = 8"),
+    Bug(
         "sum read before it is written",
         "group_norm",
         "simple",

@@ -39,6 +39,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "one_pass", target: Target::Wgsl, launches: 1 },
     Variant { name: "two_pass", target: Target::Wgsl, launches: 2 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "one_pass", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 

@@ -25,6 +25,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "subgroup", target: Target::Wgsl, launches: 1 },
     Variant { name: "workgroup", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "warp", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
