@@ -5,7 +5,7 @@
 //! noise, conditioning) changes in device buffers, so that the graph is never captured again.
 //!
 //! Kernels are CUDA C++ (see [`source::cuda`](crate::source::cuda)), compiled when a plan is made by NVRTC where that is
-//! found, and kept on disk as machine code ([`cache`]). cudarc is built for the newest CUDA, so that its lists of errors are
+//! found, and kept on disk as machine code (module `cache`). cudarc is built for the newest CUDA, so that its lists of errors are
 //! complete, but only symbols that every driver since CUDA 12.0 has are called; node times need the driver of CUDA 12.8.
 //!
 //! After a kernel crashes, the driver refuses everything in the device's context. That is [`Error::DeviceLost`]: every later
