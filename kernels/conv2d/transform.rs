@@ -67,13 +67,28 @@ fn output_line(m: [f32; TILE_IN]) -> [f32; TILE] {
 }
 
 vectorised! {
-    /// Transforms a 6x6 tile of inputs in place.
-    pub(super) fn input<'a>(tile: &'a mut [[f32; LANES]; TILE_IN * TILE_IN]) -> () {
+    /// Transforms a 6x6 tile of inputs: the first `count` channels of point i go to `to[i · stride..]`.
+    pub(super) fn input<'a>(
+        tile: &'a [[f32; LANES]; TILE_IN * TILE_IN],
+        to: &'a mut [f32],
+        stride: usize,
+        count: usize
+    ) -> () {
+        let mut tile = *tile;
         for column in 0..TILE_IN {
-            input_lines(tile, column, TILE_IN);
+            input_lines(&mut tile, column, TILE_IN);
         }
         for row in 0..TILE_IN {
-            input_lines(tile, row * TILE_IN, 1);
+            input_lines(&mut tile, row * TILE_IN, 1);
+        }
+        if count >= LANES {
+            for (i, values) in tile.iter().enumerate() {
+                to[i * stride..][..LANES].copy_from_slice(values);
+            }
+        } else {
+            for (i, values) in tile.iter().enumerate() {
+                to[i * stride..][..count].copy_from_slice(&values[..count]);
+            }
         }
     }
 
@@ -203,14 +218,14 @@ mod tests {
         let value = |i: usize| ((i * 7919) % 23) as f32 / 11.0 - 1.0;
         let d: [f32; 36] = std::array::from_fn(value);
         let g: [f32; 9] = std::array::from_fn(|i| value(i + 50));
-        let mut tile = d.map(|v| [v; LANES]);
-        input(&mut tile);
+        let mut tile = [0.0; 36];
+        input(&d.map(|v| [v; LANES]), &mut tile, 1, 1);
         let mut products = [0.0; 36];
         for row in 0..TILE_IN {
             let mut u = [0.0; TILE_IN];
             weight_rows(&g, 1, 1, row, 1, 1, &mut u);
             for (i, u) in u.iter().enumerate() {
-                products[row * TILE_IN + i] = tile[row * TILE_IN + i][0] * u;
+                products[row * TILE_IN + i] = tile[row * TILE_IN + i] * u;
             }
         }
         let mut got = [0.0; 16];

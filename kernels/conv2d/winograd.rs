@@ -32,6 +32,9 @@ const GROUP: usize = product::TILE;
 /// Most elements of a block's transformed inputs: 16 MiB.
 const BLOCK: usize = 4 << 20;
 
+/// Most tiles of a block: more spare no more transforms of weights, and leave the cache to fewer channels.
+const BLOCK_TILES: usize = 256;
+
 /// Most input channels that are multiplied at a time, so that a row of transformed weights stays in the second-level cache.
 const DEPTH: usize = 320;
 
@@ -69,7 +72,7 @@ pub(super) fn lower(op: &Conv2d, e: &Extents, site: &Site<'_>) -> Option<Lowerin
     }
     let threads = site.caps.threads;
     let panels = panels(op, e);
-    let (all, fit) = (tiles[1] * e.batch, (BLOCK / (POINTS * c * tiles[0])).max(1));
+    let (all, fit) = (tiles[1] * e.batch, ((BLOCK / (POINTS * c)).min(BLOCK_TILES) / tiles[0]).max(1));
     let rows = all.div_ceil(all.div_ceil(fit));
     // Several tasks a thread, unless the weights' transforms would then cost more than they save.
     let per_panel = (3 * threads).div_ceil(panels.count());
@@ -175,35 +178,37 @@ impl Cut {
                 let depth = self.stretch(at);
                 let part = &mut to[POINTS * GROUP * at..][..POINTS * GROUP * depth];
                 for c in (0..depth).step_by(transform::LANES) {
-                    let count = transform::LANES.min(depth - c);
-                    let mut tile = [[0.0; transform::LANES]; POINTS];
-                    for (values, pixel) in tile.iter_mut().zip(&pixels) {
-                        if let Some(pixel) = pixel {
-                            self.load(sources, *pixel, at + c, &mut values[..count]);
-                        }
-                    }
-                    transform::input(&mut tile);
-                    for (i, values) in tile.iter().enumerate() {
-                        part[(i * GROUP + m) * depth + c..][..count].copy_from_slice(&values[..count]);
-                    }
+                    let tile = pixels.map(|pixel| match pixel {
+                        Some(pixel) => self.load(sources, pixel, at + c),
+                        None => [0.0; transform::LANES],
+                    });
+                    transform::input(&tile, &mut part[m * depth + c..], GROUP * depth, depth - c);
                 }
                 at += depth;
             }
         }
     }
 
-    /// Channels `c..` of both sources at a pixel.
+    /// Channels `c..` of both sources at a pixel, zeros beyond the last.
     #[inline]
-    fn load(&self, sources: &[Elements<'_>; 2], pixel: usize, c: usize, to: &mut [f32]) {
+    fn load(&self, sources: &[Elements<'_>; 2], pixel: usize, c: usize) -> [f32; transform::LANES] {
         let [c1, c2] = self.map.e.channels;
-        let own = c1.saturating_sub(c).min(to.len());
-        let (first, second) = to.split_at_mut(own);
+        if let (Some(all), true) = (sources[0].f32(), c + transform::LANES <= c1)
+            && let Some(values) = all[pixel * c1 + c..].first_chunk()
+        {
+            return *values;
+        }
+        let mut to = [0.0; transform::LANES];
+        let count = transform::LANES.min(c1 + c2 - c);
+        let own = c1.saturating_sub(c).min(count);
+        let (first, second) = to[..count].split_at_mut(own);
         if own > 0 {
             sources[0].part(pixel * c1 + c, own).widen(first);
         }
         if !second.is_empty() {
             sources[1].part(pixel * c2 + c + own - c1, second.len()).widen(second);
         }
+        to
     }
 
     /// Results of panel `p` for the tiles `first..` of the block, as many as fit `to`, before the epilogue.

@@ -48,7 +48,8 @@ pub(crate) fn exp2_vector<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 const MAGIC: f32 = 12_582_912.0;
 
 /// 2ˣ on ±½: minimax, relative error 2e-9.
-const EXP2: [f32; 7] = [1.0, std::f32::consts::LN_2, 0.240_226_47, 0.055_503_283, 0.009_618_49, 0.001_340_006_3, 0.000_153_456_96];
+const EXP2: [f32; 7] =
+    [1.0, std::f32::consts::LN_2, 0.240_226_47, 0.055_503_283, 0.009_618_49, 0.001_340_006_3, 0.000_153_456_96];
 
 /// The nearest integer n, and 2ⁿ.
 #[inline(always)]
