@@ -45,7 +45,7 @@ pub(super) fn lower(op: &Attention, site: &Site<'_>) -> Option<Lowering> {
     let e = op.extents(site.inputs);
     let shape = Shape::new(e.width, e.keys + e.keys2)?;
     let frames = matches!(op.axis, Axis::Frames(_));
-    let queries = if frames { e.queries } else { rows_per_task(e.queries, site.caps.threads, TILE, QUERIES) };
+    let queries = if frames { e.queries } else { rows_per_task(e.queries, 4 * site.caps.threads, TILE, QUERIES) };
     let cut = Cut { op: *op, e, shape, c: e.width * op.heads, queries };
     let packed = if frames { 0 } else { op.heads * shape.packed() };
     let floats = packed + site.caps.threads * cut.thread();

@@ -59,7 +59,9 @@ impl Cut {
             let shared = [wide(rows), panels.count() * width * rows];
             return Cut { rows, panels, packed, task: rows, each, shared };
         }
-        let mut task = rows_per_task(rows, threads, TILE, BLOCK_ROWS);
+        // Every task widens the panels for itself: fewer of them where that is work.
+        let tasks = if buffer == 0 { 4 } else { 1 };
+        let mut task = rows_per_task(rows, tasks * threads, TILE, BLOCK_ROWS);
         while wide(task) > 1 << 18 && task > 4 * TILE {
             task = (task / 2).next_multiple_of(TILE);
         }

@@ -86,11 +86,11 @@ where
     });
 }
 
-/// Rows per task, so that every thread gets several tasks of equal size, each a multiple of `step` and at most `most`.
-pub(crate) fn rows_per_task(rows: usize, threads: usize, step: usize, most: usize) -> usize {
-    // Small tasks would read the other operand too often.
-    let few = rows.div_ceil(2 * threads.max(1)).min(64);
-    let share = rows.div_ceil(4 * threads.max(1)).max(few).next_multiple_of(step);
+/// Rows per task for about so many tasks of equal size, each a multiple of `step` and at most `most`.
+pub(crate) fn rows_per_task(rows: usize, tasks: usize, step: usize, most: usize) -> usize {
+    // Small tasks would read the other operand too often: rather half as many.
+    let few = rows.div_ceil(tasks.div_ceil(2).max(1)).min(64);
+    let share = rows.div_ceil(tasks.max(1)).max(few).next_multiple_of(step);
     let most = (most / step * step).max(step);
     if share <= most {
         return share;
