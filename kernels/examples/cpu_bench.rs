@@ -26,7 +26,7 @@ fn main() {
     let reps = args.get(1).map_or(5, |r| r.parse().expect("a number of repetitions"));
     let device = Device::open_with("cpu", &DeviceOptions { threads, ..DeviceOptions::default() }).expect("a CPU");
     let mut roof = Roof::new(device.caps().threads);
-    println!("{:58} {:>9} {:>9} {:>8} {:>7}", "op/case/variant", "ms", "GFLOP/s", "GB/s", "x gemm");
+    println!("{:58} {:>9} {:>9} {:>8} {:>7} {:>8}", "op/case/variant", "ms", "GFLOP/s", "GB/s", "x gemm", "scratch");
     let time = |case: &Case, count: usize, roof: &mut Roof| -> f64 {
         let mut best = f64::INFINITY;
         for variant in case.op.variants().iter().filter(|v| v.target == Target::Cpu && v.name != "reference") {
@@ -141,7 +141,9 @@ fn row(
     let id = format!("{}/{}/{variant}", case.op.name(), case.name);
     let ratio = best_gemm * gflop / best;
     let share = if count > 1 { format!("  {:8.2} ms in all", 1e3 * best * count as f64) } else { String::new() };
-    println!("{id:58} {:9.3} {:9.1} {:8.1} {ratio:7.2}{share}", 1e3 * best, gflop / best, bytes / best);
+    let scratch = format!("{:.1}M", plan.report().nodes[0].scratch as f64 / 1e6);
+    let (ms, rate, traffic) = (1e3 * best, gflop / best, bytes / best);
+    println!("{id:58} {ms:9.3} {rate:9.1} {traffic:8.1} {ratio:7.2} {scratch:>8}{share}");
     best
 }
 
