@@ -10,7 +10,7 @@ use muybridge::runtime::{Profile, Tensor};
 use serde_json::json;
 
 use crate::component::{self, ModelArgs};
-use crate::table::{self, Table};
+use crate::table::{self, Table, say};
 use crate::{DeviceArgs, Failure, interrupt};
 
 /// Options of the verb.
@@ -59,12 +59,12 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
             "plan_seconds": planned, "flop": flop, "peak_bytes": peak_bytes(), "device_bytes": device.memory().peak,
             "arena_bytes": plan.report().arena, "weight_bytes": plan.report().weights,
         });
-        println!("{line}");
+        say!("{line}");
         return Ok(ExitCode::SUCCESS);
     }
     let weights =
         if random { format!("random {} weights", args.model.weights) } else { "the checkpoint's weights".into() };
-    println!(
+    say!(
         "{} {} {name} on {} ({}) in {}, {weights}",
         component.class(),
         args.model.model,
@@ -72,15 +72,15 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         device.caps().name,
         args.model.dtype
     );
-    println!("{}", plan.report());
-    println!("planned in {planned:.2} s; {} timed runs: median {median:.4} s, best {best:.4} s", seconds.len());
-    println!("{:.1} GFLOP/s; {} on the device at most", flop as f64 / median / 1e9, table::bytes(device.memory().peak));
+    say!("{}", plan.report());
+    say!("planned in {planned:.2} s; {} timed runs: median {median:.4} s, best {best:.4} s", seconds.len());
+    say!("{:.1} GFLOP/s; {} on the device at most", flop as f64 / median / 1e9, table::bytes(device.memory().peak));
     if let Some(peak) = peak_bytes() {
-        println!("{} of the process's memory at most", table::bytes(peak));
+        say!("{} of the process's memory at most", table::bytes(peak));
     }
     if args.nodes {
         let profile = plan.profile(&inputs, &plan.empty_outputs()?)?;
-        println!("\nnodes take {:.4} s of {:.4} s", profile.busy(), profile.wall);
+        say!("\nnodes take {:.4} s of {:.4} s", profile.busy(), profile.wall);
         where_time_goes(plan, &profile).print();
     }
     Ok(ExitCode::SUCCESS)

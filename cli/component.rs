@@ -57,7 +57,7 @@ pub enum Component {
 /// A plan of a component, under a name.
 pub enum Part {
     /// A network of every step, with what it computes once per clip.
-    Step(StepPlan),
+    Step(Box<StepPlan>),
     /// One plan.
     Whole(&'static str, Plan),
 }
@@ -109,8 +109,8 @@ impl ModelArgs {
         let asked = |name: &str| part.is_none_or(|p| p == name);
         let mut parts = Vec::new();
         match component {
-            Component::Unet(unet) if asked("step") => parts.push(Part::Step(unet.plan(shape)?)),
-            Component::ControlNet(net) if asked("step") => parts.push(Part::Step(net.plan(shape)?)),
+            Component::Unet(unet) if asked("step") => parts.push(Part::Step(Box::new(unet.plan(shape)?))),
+            Component::ControlNet(net) if asked("step") => parts.push(Part::Step(Box::new(net.plan(shape)?))),
             Component::Vae(vae) => {
                 let of = |factor| VaeShape { batch, height: height * factor, width: width * factor, dtype: self.dtype };
                 if asked("decode") {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use muybridge::runtime::{Caps, Device, Found, Target};
 use serde_json::{Value, json};
 
+use crate::table::say;
 use crate::{Failure, table};
 
 /// Options of the verb.
@@ -19,7 +20,7 @@ pub struct Args {
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let found = Device::list();
     if args.json {
-        println!("{:#}", Value::Array(found.iter().map(as_json).collect()));
+        say!("{:#}", Value::Array(found.iter().map(as_json).collect()));
     } else {
         found.iter().for_each(describe);
     }
@@ -28,11 +29,11 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
 
 fn describe(found: &Found) {
     match &found.caps {
-        Err(reason) => println!("{:<8} missing: {reason}\n", found.name),
+        Err(reason) => say!("{:<8} missing: {reason}\n", found.name),
         Ok(caps) => {
-            println!("{:<8} {}", found.name, caps.name);
-            println!("{:<8} {}", "", caps.driver);
-            println!("{:<8} {}\n", "", features(caps).join(", "));
+            say!("{:<8} {}", found.name, caps.name);
+            say!("{:<8} {}", "", caps.driver);
+            say!("{:<8} {}\n", "", features(caps).join(", "));
         }
     }
 }

@@ -8,7 +8,7 @@ use muybridge::runtime::{Cost, NodeReport, PlanReport};
 use serde_json::{Value, json};
 
 use crate::component::ModelArgs;
-use crate::table::{self, Table};
+use crate::table::{self, Table, say};
 use crate::{DeviceArgs, Failure};
 
 /// Options of the verb.
@@ -35,23 +35,23 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let reports: Vec<_> = parts.iter().flat_map(|p| p.reports()).collect();
     if args.json {
         let plans: Vec<Value> = reports.iter().map(|(name, r)| as_json(name, r, args.nodes)).collect();
-        println!("{:#}", json!({ "class": component.class(), "device": device.name(), "plans": plans }));
+        say!("{:#}", json!({ "class": component.class(), "device": device.name(), "plans": plans }));
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{} {}", component.class(), args.model.model);
+    say!("{} {}", component.class(), args.model.model);
     if !component.unread().is_empty() {
-        println!("fields of its configuration without effect: {}", component.unread().join(", "));
+        say!("fields of its configuration without effect: {}", component.unread().join(", "));
     }
     if random {
-        println!("no checkpoint: planned with random {} weights", args.model.weights);
+        say!("no checkpoint: planned with random {} weights", args.model.weights);
     } else {
         census(&weights);
     }
     for (name, report) in reports {
-        println!("\n{name} on {} in {}: {report}", device.name(), args.model.dtype);
+        say!("\n{name} on {} in {}: {report}", device.name(), args.model.dtype);
         by_op(report).print();
         if args.nodes {
-            println!();
+            say!("");
             nodes(report).print();
         }
     }

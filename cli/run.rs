@@ -8,7 +8,7 @@ use muybridge::DType;
 use muybridge::case::{Case, Outputs, Report, Verdict};
 use muybridge::loaders::write_tensors;
 
-use crate::table::Table;
+use crate::table::{Table, say};
 use crate::{DeviceArgs, Failure, interrupt};
 
 /// Options of the verb.
@@ -64,7 +64,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     if !args.check {
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{} ({}) on {} in {}", case.name(), case.kind(), device.name(), args.dtype);
+    say!("{} ({}) on {} in {}", case.name(), case.kind(), device.name(), args.dtype);
     rows(&reports).print();
     let judged = reports.iter().any(Report::judged);
     if !judged {

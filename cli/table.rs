@@ -1,6 +1,19 @@
 //! Plain tables, numbers and sizes for the terminal.
 
+use std::fmt::Arguments;
 use std::io::Write;
+
+/// Prints a line as `println!` does, but a reader that went away (`| head`) is no panic.
+macro_rules! say {
+    ($($text:tt)*) => { crate::table::line(format_args!($($text)*)) };
+}
+pub(crate) use say;
+
+/// What [`say!`] does.
+pub fn line(text: Arguments<'_>) {
+    // Nobody is left to tell.
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
 
 /// Rows of cells under headings. Columns that hold numbers are set right.
 pub struct Table {
