@@ -49,9 +49,9 @@ impl std::str::FromStr for Extents {
 
 /// A network and where its weights come from.
 pub enum Component {
-    Unet(Unet),
-    ControlNet(ControlNet),
-    Vae(Vae),
+    Unet(Box<Unet>),
+    ControlNet(Box<ControlNet>),
+    Vae(Box<Vae>),
 }
 
 /// A plan of a component, under a name.
@@ -59,7 +59,7 @@ pub enum Part {
     /// A network of every step, with what it computes once per clip.
     Step(Box<StepPlan>),
     /// One plan.
-    Whole(&'static str, Plan),
+    Whole(&'static str, Box<Plan>),
 }
 
 impl ModelArgs {
@@ -90,9 +90,9 @@ impl ModelArgs {
     pub fn open(&self, device: &Device) -> Result<(Component, Weights, bool), Failure> {
         let (config, weights, random) = self.files()?;
         let component = match config.str("_class_name")? {
-            "UNet2DConditionModel" => Component::Unet(Unet::of(&config, weights.clone(), device)?),
-            "ControlNetModel" => Component::ControlNet(ControlNet::of(&config, weights.clone(), device)?),
-            "AutoencoderKL" => Component::Vae(Vae::of(&config, weights.clone(), device)?),
+            "UNet2DConditionModel" => Component::Unet(Box::new(Unet::of(&config, weights.clone(), device)?)),
+            "ControlNetModel" => Component::ControlNet(Box::new(ControlNet::of(&config, weights.clone(), device)?)),
+            "AutoencoderKL" => Component::Vae(Box::new(Vae::of(&config, weights.clone(), device)?)),
             other => {
                 let known = "UNet2DConditionModel, ControlNetModel, AutoencoderKL";
                 return Err(Failure(format!("{}: class {other} is not known here; known: {known}", self.model)));
@@ -114,10 +114,10 @@ impl ModelArgs {
             Component::Vae(vae) => {
                 let of = |factor| VaeShape { batch, height: height * factor, width: width * factor, dtype: self.dtype };
                 if asked("decode") {
-                    parts.push(Part::Whole("decode", vae.decoder(of(1))?));
+                    parts.push(Part::Whole("decode", Box::new(vae.decoder(of(1))?)));
                 }
                 if asked("encode") {
-                    parts.push(Part::Whole("encode", vae.encoder(of(vae.config().factor()))?));
+                    parts.push(Part::Whole("encode", Box::new(vae.encoder(of(vae.config().factor()))?)));
                 }
             }
             _ => {}
