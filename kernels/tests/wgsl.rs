@@ -42,7 +42,7 @@ fn main() {
             let device = device.clone();
             move || has_wanted_subgroups(&device)
         }));
-        let more: [(&str, fn(&Device) -> Result<(), Failed>); 3] = [
+        let more: [(&str, Check); 3] = [
             ("elementwise/more_workgroups_than_a_line", long_line),
             ("elementwise/activations_everywhere", activations),
             ("timestep_embedding/angles", angles),
@@ -54,6 +54,9 @@ fn main() {
     }
     libtest_mimic::run(&args, trials).exit();
 }
+
+/// A trial of its own on a device.
+type Check = fn(&Device) -> Result<(), Failed>;
 
 /// A device that is not there is reported as ignored with its reason; where CI promises it, it fails.
 fn missing(label: &str, reason: &str) -> Trial {
