@@ -93,5 +93,5 @@ for spec in args.models:
         ))
 if args.output:
     with open(args.output + ".part", "w") as f:
-        json.dump(dict(cpu=cpu_name(), threads=args.threads, command=sys.argv, results=results), f, indent=1)
+        json.dump(dict(cpu=cpu_name(), threads=args.threads, rounds=args.rounds, repeats=args.repeats, results=results), f, indent=1)
     os.replace(args.output + ".part", args.output)
