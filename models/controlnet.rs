@@ -51,10 +51,27 @@ impl ConditioningEmbedding {
     /// # Errors
     /// Shapes that do not fit.
     pub fn build(&self, g: &mut Graph, image: Value) -> Result<Value> {
+        let h = self.trunk(g, image)?;
+        self.head(g, h)
+    }
+
+    /// All but the last convolution: `[B,H,W,Cin]` → `[B,h,w,C]`, C being the last of the widths.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn trunk(&self, g: &mut Graph, image: Value) -> Result<Value> {
         let mut h = self.conv_in.activate(g, image, Activation::Silu)?;
         for block in &self.blocks {
             h = block.activate(g, h, Activation::Silu)?;
         }
+        Ok(h)
+    }
+
+    /// The last convolution: `[B,h,w,C]` → `[B,h,w,Cout]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn head(&self, g: &mut Graph, h: Value) -> Result<Value> {
         self.conv_out.apply(g, h)
     }
 }

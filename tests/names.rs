@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use muybridge::presets::{PRESETS, Preset};
 use muybridge::runtime::{DType, Device, PlanReport};
-use muybridge::{ControlNet, Result, Tiling, Unet, UnetShape, Vae, VaeShape, Weights};
+use muybridge::{
+    ControlNet, GuidanceEncoder, GuiderConfig, PoseGuider, Result, Tiling, Unet, UnetShape, Vae, VaeShape, Weights,
+};
 
 type Names = BTreeMap<String, Vec<usize>>;
 
@@ -61,6 +63,22 @@ fn networks_ask_for_the_tensors_of_the_published_files() {
         let used = open(Preset::find(preset).unwrap(), &names).unwrap_or_else(|e| panic!("{preset}: {e}"));
         assert_eq!(used, names.len(), "{preset}");
     }
+}
+
+#[test]
+fn guiders_ask_for_the_tensors_of_the_published_files() {
+    let device = Device::open("trace:cpu").unwrap();
+    let (pose, guidance) = (names("pose_guider.tsv"), names("champ_guidance_encoder.tsv"));
+    let guider = PoseGuider::with(GuiderConfig::default(), &source(&pose), &device).unwrap();
+    assert_eq!(guider.load_report().used.len(), pose.len());
+    // Of 149 tensors it reads the convolutions and the last of the transformers.
+    let open =
+        |names: &Names| GuidanceEncoder::with(GuiderConfig::default(), GuidanceEncoder::HEADS, &source(names), &device);
+    assert_eq!(open(&guidance).unwrap().load_report().used.len(), 16 + 19);
+    let published: Names = guidance.into_iter().filter(|(n, _)| !n.starts_with("guidance_attention")).collect();
+    assert_eq!(open(&published).unwrap().load_report().used.len(), 16 + 19);
+    let last = published.into_iter().filter(|(n, _)| !n.starts_with("attentions.5")).collect();
+    assert!(open(&last).unwrap_err().to_string().contains("attentions.5.norm.weight"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! come; tensors lie beside it in safetensors files, in PyTorch's layout.
 
 mod controlnet;
+mod guiders;
 mod host;
 mod judge;
 mod record;
@@ -35,7 +36,8 @@ pub struct Case {
 
 impl Case {
     /// The kinds that [`Case::run_call`] knows.
-    pub const KINDS: &[&str] = &["vae", "unet2d", "controlnet", "controlnet_chain"];
+    pub const KINDS: &[&str] =
+        &["vae", "unet2d", "controlnet", "controlnet_chain", "aa_pose_guider", "champ_guidance_encoder"];
 
     /// The kinds that run on the host, whatever the device.
     pub const HOST_KINDS: &[&str] = &["scheduler", "rng", "resize", "aa_context"];
@@ -87,6 +89,7 @@ impl Case {
             "unet2d" => unet2d::run(&call)?,
             "controlnet" => controlnet::run(&call)?,
             "controlnet_chain" => controlnet::run_chain(&call)?,
+            "aa_pose_guider" | "champ_guidance_encoder" => guiders::run(&call)?,
             kind if Case::HOST_KINDS.contains(&kind) => host::run(&call)?,
             other => {
                 let known = [Case::KINDS, Case::HOST_KINDS].concat().join(", ");
