@@ -34,6 +34,10 @@ fn devices() -> Vec<(&'static str, Opened, &'static [DType])> {
     if cfg!(feature = "wgpu") {
         list.push(("wgpu", open("wgpu:0"), &[DType::F32, DType::F16]));
     }
+    // Where there is no such GPU, the test `cuda` runs the same cases on the emulator.
+    if let Ok(cuda) = Device::open("cuda:0") {
+        list.push(("cuda", Ok(cuda), &[DType::F32, DType::F16, DType::BF16]));
+    }
     list
 }
 

@@ -1,7 +1,9 @@
 //! The CUDA backend over the emulator: finding a device or saying why there is none, errors that leave the process usable,
-//! replay of captured graphs, node times, and kernels kept on disk.
+//! replay of captured graphs, node times, kernels kept on disk, and recorded cases of whole networks.
 
+#[path = "../emulator/mod.rs"]
 mod emulator;
+mod golden;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -95,7 +97,7 @@ fn main() {
         let trial = Trial::test(format!("cuda [no emulator: {reason}]"), move || Err(Failed::from(text)));
         libtest_mimic::run(&args, vec![trial.with_ignored_flag(!promised)]).exit();
     }
-    let trials = vec![
+    let mut trials = vec![
         Trial::test("a_plan_is_replayed_on_new_operands", replay),
         Trial::test("every_node_is_timed", times),
         Trial::test("a_crash_loses_the_device_and_nothing_else", crash),
@@ -107,6 +109,7 @@ fn main() {
         Trial::test("kept_kernels_run_without_a_compiler", kept),
         Trial::test("processes_share_a_cache", shared),
     ];
+    trials.extend(golden::trials());
     libtest_mimic::run(&args, trials).exit();
 }
 
