@@ -13,11 +13,6 @@ use crate::op::{Access, Code, HostCall, HostKernel, Slot};
 use crate::profile::NodeTime;
 use crate::tensor::{DType, TensorDesc};
 
-pub use self::product::{MatMut, MatRef, product};
-
-#[path = "cpu_product.rs"]
-mod product;
-
 /// Alignment of every buffer and of every operand in it: a cache line, and the widest vector register.
 pub const ALIGN: u64 = 64;
 

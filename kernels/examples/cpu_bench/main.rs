@@ -5,10 +5,11 @@
 //! The machine may be shared, so a time alone says little: read the ratio, of minima over alternating runs. With
 //! `--shapes FILE` the rows of a work table (`spec/shapes/*.tsv`) are timed instead and summed by their counts.
 
-use std::time::Instant;
+mod roof;
 
 use muybridge_kernels::{Attention, Case, Conv2d, GroupNorm, LayerNorm, Matmul, OPS, Operand};
 use muybridge_runtime::{DType, Device, DeviceOptions, Pins, Plan, PlanOptions, Target, Tensor};
+use roof::Roof;
 
 fn main() {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
@@ -145,31 +146,4 @@ fn row(
     let (ms, rate, traffic) = (1e3 * best, gflop / best, bytes / best);
     println!("{id:58} {ms:9.3} {rate:9.1} {traffic:8.1} {ratio:7.2} {scratch:>8}{share}");
     best
-}
-
-/// The bare `gemm` crate on all threads, 768³.
-struct Roof {
-    pool: rayon::ThreadPool,
-    matrices: [Vec<f32>; 3],
-}
-
-impl Roof {
-    const N: usize = 768;
-
-    fn new(threads: usize) -> Roof {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-        Roof { pool, matrices: [0.5, 0.25, 0.0].map(|v| vec![v; Roof::N * Roof::N]) }
-    }
-
-    fn seconds_per_gflop(&mut self) -> f64 {
-        use muybridge_runtime::backend::cpu::{MatMut, MatRef, product};
-        let n = Roof::N;
-        let [a, b, c] = &mut self.matrices;
-        let started = Instant::now();
-        self.pool.install(|| {
-            let c = MatMut { data: c, rows: n, cols: n, row_stride: n };
-            product(c, MatRef::rows(a, n, n, n), MatRef::rows(b, n, n, n), 0.0, true);
-        });
-        started.elapsed().as_secs_f64() / (2.0 * (n * n * n) as f64 / 1e9)
-    }
 }
