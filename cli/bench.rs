@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use muybridge::Plan;
 use muybridge::runtime::{Profile, Tensor};
+use muybridge::{Device, Plan, Tiling};
 use serde_json::json;
 
-use crate::component::{self, ModelArgs};
+use crate::component::{self, Component, ModelArgs};
 use crate::table::{self, Table, say};
 use crate::{DeviceArgs, Failure, interrupt};
 
@@ -23,6 +23,9 @@ pub struct Args {
     /// Which part of a VAE: decode or encode
     #[arg(long, value_name = "NAME")]
     part: Option<String>,
+    /// Decode a VAE's latents in overlapping tiles of N latents a side, one at a time
+    #[arg(long, value_name = "N", conflicts_with_all = ["part", "nodes"])]
+    tile: Option<usize>,
     /// Timed runs, after one to warm up
     #[arg(long, default_value_t = 5, value_name = "N")]
     repeats: usize,
@@ -37,6 +40,9 @@ pub struct Args {
 /// Times one part of a model.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let device = args.device.open()?;
+    if let Some(tile) = args.tile {
+        return tiled(args, &device, Tiling::of(tile));
+    }
     let spinner = ProgressBar::new_spinner().with_message("planning: weights go to the device");
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
     let started = Instant::now();
@@ -82,6 +88,48 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         let profile = plan.profile(&inputs, &plan.empty_outputs()?)?;
         say!("\nnodes take {:.4} s of {:.4} s", profile.busy(), profile.wall);
         where_time_goes(plan, &profile).print();
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Times a decoder in tiles, from latents to a picture in host memory.
+fn tiled(args: &Args, device: &Device, tiling: Tiling) -> Result<ExitCode, Failure> {
+    let (Component::Vae(vae), ..) = args.model.open(device)? else {
+        return Err(Failure(format!("{}: only a VAE is decoded in tiles", args.model.model)));
+    };
+    let latents = args.model.latents(vae.config().latent_channels)?;
+    let mut seconds = Vec::new();
+    for _ in 0..args.repeats.max(1) {
+        interrupt::check()?;
+        let started = Instant::now();
+        vae.decode_tiled(&latents, tiling, args.model.dtype)?;
+        seconds.push(started.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    let (best, median, peak) = (seconds[0], seconds[seconds.len() / 2], device.memory().peak);
+    if args.json {
+        let line = json!({
+            "name": "muybridge", "version": env!("CARGO_PKG_VERSION"), "model": args.model.model, "part": "decode",
+            "tile": tiling.tile, "device": device.name(), "dtype": args.model.dtype.name(), "seconds": seconds,
+            "median": median, "best": best, "peak_bytes": peak_bytes(), "device_bytes": peak,
+        });
+        say!("{line}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    say!(
+        "{} decode in tiles of {} latents, one every {}, on {}",
+        args.model.model,
+        tiling.tile,
+        tiling.stride,
+        device.name()
+    );
+    say!(
+        "{} timed runs: median {median:.4} s, best {best:.4} s; {} on the device at most",
+        seconds.len(),
+        table::bytes(peak)
+    );
+    if let Some(peak) = peak_bytes() {
+        say!("{} of the process's memory at most", table::bytes(peak));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use muybridge::presets::Preset;
-use muybridge::runtime::{PlanReport, Weight};
+use muybridge::runtime::{HostTensor, PlanReport, TensorDesc, Weight};
 use muybridge::{
     Config, ControlNet, DType, Device, Error, Plan, StepPlan, Tensor, Unet, UnetShape, Vae, VaeShape, Weights,
 };
@@ -99,6 +99,13 @@ impl ModelArgs {
             }
         };
         Ok((component, weights, random))
+    }
+
+    /// Random latents of the asked extents: uniform in ±1.
+    pub fn latents(&self, channels: usize) -> Result<HostTensor, Failure> {
+        let Extents([batch, height, width]) = self.shape;
+        let desc = TensorDesc::new([batch, height, width, channels], self.dtype);
+        Ok(Weight::procedural("latents", desc, 0, 1.0, 0.0).read().map_err(Error::from)?)
     }
 
     /// Plans a part of the component, or all its parts.

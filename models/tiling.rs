@@ -3,9 +3,7 @@
 //! A tile's norms and attention see the tile only, so a tiled picture is not quite the whole one; where tiles overlap, each
 //! fades into the next. A picture of one tile is decoded whole.
 
-use std::collections::HashMap;
-
-use muybridge_runtime::{DType, HostTensor, Plan};
+use muybridge_runtime::{DType, HostTensor, KeptWeights, Plan};
 
 use crate::error::{Error, Result};
 use crate::vae::{Vae, VaeShape};
@@ -115,6 +113,28 @@ fn fade(own: &mut [f32], old: &[f32], step: usize, steps: usize) {
 }
 
 impl Vae {
+    /// The largest tiles with which decoding `latents` (batch, height, width) needs at most `limit` bytes on the device;
+    /// `None` if whole pictures fit.
+    ///
+    /// # Errors
+    /// The limit is below what the smallest tiles need, which the error names.
+    pub fn tiling_within(&self, latents: [usize; 3], dtype: DType, limit: u64) -> Result<Option<Tiling>> {
+        let [batch, height, width] = latents;
+        let mut wanted = 0;
+        for tile in [None, Some(64), Some(48), Some(32), Some(24), Some(16), Some(8)] {
+            let extent = |n: usize| tile.map_or(n, |t| n.min(t));
+            let shape = VaeShape { batch, height: extent(height), width: extent(width), dtype };
+            let needed = self.decoder_memory(shape)?;
+            if needed <= limit {
+                return Ok(tile.map(Tiling::of));
+            }
+            wanted = needed;
+        }
+        let device = self.device().name().into();
+        let what = "decoding in the smallest tiles".into();
+        Err(muybridge_runtime::Error::OutOfMemory { device, what, wanted, limit: Some(limit) }.into())
+    }
+
     /// Decodes `latents [B,h,w,C]` of the VAE in tiles, on its device and in `dtype`: `pixels [B,8h,8w,3]`. Latents and
     /// pictures are in host memory: only tiles go to the device.
     ///
@@ -126,7 +146,7 @@ impl Vae {
             return Err(Error::call("AutoencoderKL", format!("tiles of {tile} latents, one every {stride}")));
         }
         let latents = Picture::of(latents)?;
-        let mut plans = TilePlans { vae: self, dtype, plans: HashMap::new(), whole: [tile, tile] };
+        let mut plans = TilePlans { vae: self, dtype, plan: None, weights: None };
         if latents.height <= tile && latents.width <= tile {
             return plans.decode(latents)?.tensor(dtype);
         }
@@ -154,30 +174,31 @@ impl Vae {
     }
 }
 
-/// Plans for the extents of the tiles: at most one of whole tiles, and one of others at a time.
+/// A plan for the extents of the tile at hand. Tiles of other extents, at the picture's lower and right edges, take turns with
+/// it: two arenas at once would cost more memory than the planning costs time.
 struct TilePlans<'a> {
     vae: &'a Vae,
     dtype: DType,
-    plans: HashMap<[usize; 2], Plan>,
-    whole: [usize; 2],
+    plan: Option<([usize; 2], Plan)>,
+    /// So that the weights stay on the device from plan to plan.
+    weights: Option<KeptWeights>,
 }
 
 impl TilePlans<'_> {
     fn decode(&mut self, latents: Picture) -> Result<Picture> {
-        let size = [latents.height, latents.width];
-        let plan = match self.plans.remove(&size) {
-            Some(plan) => plan,
-            None => {
-                let [height, width] = size;
+        let size @ [height, width] = [latents.height, latents.width];
+        let plan = match self.plan.take() {
+            Some((planned, plan)) if planned == size => plan,
+            other => {
+                drop(other);
                 let shape = VaeShape { batch: latents.batch, height, width, dtype: self.dtype };
-                // Any plan that is kept keeps the weights on the device; a second arena would be for nothing.
                 let plan = self.vae.decoder(shape)?;
-                self.plans.retain(|size, _| *size == self.whole);
+                self.weights = Some(plan.weights());
                 plan
             }
         };
         let results = plan.run_host(&[&latents.tensor(self.dtype)?])?;
-        self.plans.insert(size, plan);
+        self.plan = Some((size, plan));
         match &results[..] {
             [pixels] => Picture::of(pixels),
             _ => Err(Error::call("AutoencoderKL", "the decoder has other results")),

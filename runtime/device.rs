@@ -96,6 +96,12 @@ impl Device {
         Device(Arc::new(Shared { name: name.into(), id: NEXT.fetch_add(1, Ordering::Relaxed), backend }))
     }
 
+    /// A device of the same limits and features that owns no memory and runs nothing: plans made on it report what they
+    /// would need on this one.
+    pub fn trace(&self) -> Device {
+        Device::from_backend(format!("trace of {}", self.name()), Arc::new(TraceBackend::like(self.caps().clone())))
+    }
+
     /// The fastest device present: CUDA, then a GPU through wgpu, then the CPU. A software Vulkan driver is never chosen:
     /// the CPU device is faster.
     fn open_best(options: &DeviceOptions) -> Result<Device> {

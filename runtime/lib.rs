@@ -29,7 +29,7 @@ pub use op::{
     Access, Arg, Code, Cost, HostCall, HostFn, HostKernel, KernelSource, Launch, Lowering, Mismatch, Op, Prepare, Site,
     Slot, Variant,
 };
-pub use plan::{NodeReport, Pins, Plan, PlanOptions, PlanReport};
+pub use plan::{KeptWeights, NodeReport, Pins, Plan, PlanOptions, PlanReport};
 pub use profile::{NodeTime, Profile};
 pub use tensor::{DType, Element, Shape, Tensor, TensorDesc};
 pub use weight::{ByteOwner, Weight};

@@ -2,7 +2,7 @@
 
 use muybridge::presets::Preset;
 use muybridge::runtime::PlanReport;
-use muybridge::{ControlNet, DType, Device, Result, Unet, UnetShape, Vae, VaeShape, Weights};
+use muybridge::{ControlNet, DType, Device, Result, Tiling, Unet, UnetShape, Vae, VaeShape, Weights};
 
 /// The kernel languages that every network must be plannable in.
 const TARGETS: [&str; 3] = ["trace:cpu", "trace:wgpu", "trace:cuda"];
@@ -44,6 +44,22 @@ fn sound(report: &PlanReport) {
 fn near(flop: u64, want: f64) {
     let ratio = flop as f64 / want;
     assert!((0.99..=1.01).contains(&ratio), "{flop} flop is {ratio:.4} of the {want} counted by the specification");
+}
+
+#[test]
+fn tiles_keep_decoding_within_a_limit_of_memory() -> Result<()> {
+    let device = Device::open("trace:cpu")?;
+    let vae = Vae::of(&Preset::find("sd-vae")?.config()?, Weights::procedural(0, DType::F32), &device)?;
+    let at_most = |megabytes: u64| vae.tiling_within([1, 64, 64], DType::F32, megabytes * 1_000_000);
+    assert_eq!(at_most(1_000)?, None, "a whole picture of 512 pixels takes under a gigabyte");
+    let tiling = at_most(290)?.expect("tiles");
+    assert_eq!(tiling, Tiling::of(16));
+    let extent = tiling.tile;
+    let one = VaeShape { batch: 1, height: extent, width: extent, dtype: DType::F32 };
+    assert!(vae.decoder_memory(one)? <= 290_000_000);
+    let refused = at_most(100).expect_err("the weights alone are larger").to_string();
+    assert!(refused.contains("limit 100000000 bytes") && refused.contains("smallest tiles"), "{refused}");
+    Ok(())
 }
 
 #[test]

@@ -286,11 +286,24 @@ impl Vae {
     /// # Errors
     /// A shape that does not fit the network, and the errors of making a plan.
     pub fn decoder(&self, shape: VaeShape) -> Result<Plan> {
+        self.decoder_on(shape, &self.device)
+    }
+
+    /// Bytes that [`Vae::decoder`] would take on the device, weights included.
+    ///
+    /// # Errors
+    /// As for [`Vae::decoder`], but for want of memory.
+    pub fn decoder_memory(&self, shape: VaeShape) -> Result<u64> {
+        let plan = self.decoder_on(shape, &self.device.trace())?;
+        Ok(plan.report().arena + plan.report().weights)
+    }
+
+    fn decoder_on(&self, shape: VaeShape, device: &Device) -> Result<Plan> {
         let mut g = Graph::new();
         let latents = g.input("latents", shape.desc(self.config.latent_channels)?);
         let pixels = self.decode(&mut g, latents)?;
         g.output("pixels", pixels);
-        Ok(Plan::new(&g, &self.device)?)
+        Ok(Plan::new(&g, device)?)
     }
 
     /// `latents [B,h,w,4]` → pixels.

@@ -20,7 +20,7 @@ pub(super) struct Memory {
     pub slabs: Vec<Arc<dyn Buffer>>,
     spans: HashMap<Value, Span>,
     /// Weights by value and layout.
-    weights: HashMap<(Value, String), Span>,
+    pub weights: HashMap<(Value, String), Span>,
     scratch: Vec<Option<Span>>,
     /// Guarded bytes, where guards were asked for.
     pub guards: Vec<(Place, u64)>,

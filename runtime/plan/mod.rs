@@ -36,6 +36,17 @@ struct Io {
     span: Span,
 }
 
+/// Keeps the weights of a plan on its device, in the layouts it uses, when the plan and its arena are gone: the next plan of
+/// the same network finds them there.
+#[derive(Clone)]
+pub struct KeptWeights(Vec<Arc<dyn Buffer>>);
+
+impl fmt::Debug for KeptWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeptWeights({} buffers)", self.0.len())
+    }
+}
+
 /// A graph bound to a device, ready to run any number of times. A run allocates nothing but its results.
 pub struct Plan {
     device: Device,
@@ -45,6 +56,7 @@ pub struct Plan {
     program: Box<dyn Program>,
     report: PlanReport,
     arena: Vec<Arc<dyn Buffer>>,
+    weights: KeptWeights,
     guards: Vec<(Place, u64)>,
     /// Runs share the arena, so they take turns.
     turn: Mutex<()>,
@@ -79,6 +91,7 @@ impl Plan {
             outputs: graph.outputs.iter().map(|(name, v)| io(name, *v)).collect::<Result<_>>()?,
             program,
             report,
+            weights: KeptWeights(memory.weights.into_values().map(|span| span.buffer).collect()),
             arena: memory.slabs,
             guards: memory.guards,
             turn: Mutex::default(),
@@ -93,6 +106,11 @@ impl Plan {
     /// Launches, memory and work.
     pub fn report(&self) -> &PlanReport {
         &self.report
+    }
+
+    /// A hold on its weights that outlives it.
+    pub fn weights(&self) -> KeptWeights {
+        self.weights.clone()
     }
 
     /// Names and descriptions of the operands of [`Plan::run`], in order.
