@@ -25,6 +25,7 @@
 
 pub mod blocks;
 pub mod case;
+pub mod clip;
 pub mod config;
 pub mod context;
 pub mod controlnet;
@@ -44,6 +45,7 @@ pub mod transformer;
 pub mod unet;
 pub mod vae;
 
+pub use clip::{ClipText, ClipVision};
 pub use controlnet::ControlNet;
 pub use error::{Error, Result};
 pub use guidance_encoder::GuidanceEncoder;

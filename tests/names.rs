@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use muybridge::clip::ClipTextShape;
 use muybridge::presets::{PRESETS, Preset};
 use muybridge::runtime::{DType, Device, PlanReport};
 use muybridge::{
-    ControlNet, GuidanceEncoder, GuiderConfig, PoseGuider, Result, Tiling, Unet, UnetShape, Vae, VaeShape, Weights,
+    ClipText, ClipVision, Config, ControlNet, GuidanceEncoder, GuiderConfig, PoseGuider, Result, Tiling, Unet,
+    UnetShape, Vae, VaeShape, Weights,
 };
 
 type Names = BTreeMap<String, Vec<usize>>;
@@ -79,6 +81,39 @@ fn guiders_ask_for_the_tensors_of_the_published_files() {
     assert_eq!(open(&published).unwrap().load_report().used.len(), 16 + 19);
     let last = published.into_iter().filter(|(n, _)| !n.starts_with("attentions.5")).collect();
     assert!(open(&last).unwrap_err().to_string().contains("attentions.5.norm.weight"));
+}
+
+#[test]
+fn clip_asks_for_the_tensors_of_the_published_files() {
+    let device = Device::open("trace:cpu").unwrap();
+    let parse = |json: &str| Config::parse(json.as_bytes(), "config.json").unwrap();
+    let text = parse(
+        r#"{"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12,
+            "projection_dim": 768, "eos_token_id": 2, "architectures": ["CLIPTextModel"]}"#,
+    );
+    let vision = parse(
+        r#"{"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24,
+            "patch_size": 14, "projection_dim": 768, "architectures": ["CLIPVisionModelWithProjection"]}"#,
+    );
+    let (text_names, vision_names) = (names("clip_text_vitl14.tsv"), names("clip_vision_vitl14_proj768.tsv"));
+    let bare = |names: &Names, prefix: &str| -> Names {
+        names.iter().map(|(n, s)| (n.strip_prefix(prefix).unwrap_or(n).to_string(), s.clone())).collect()
+    };
+    for names in [&text_names, &bare(&text_names, "text_model.")] {
+        let clip = ClipText::of(&text, source(names), &device).unwrap();
+        assert_eq!(clip.load_report().used.len(), names.len());
+        assert!(clip.unread_fields().is_empty());
+        let shape = ClipTextShape { batch: 2, tokens: 77, dtype: DType::F16, mask: false, skip: 0 };
+        // Seven launches a layer, and the last norm.
+        assert_eq!(clip.plan(shape).unwrap().report().nodes.len(), 12 * 7 + 1);
+    }
+    for names in [&vision_names, &bare(&vision_names, "vision_model.")] {
+        let clip = ClipVision::of(&vision, source(names), &device).unwrap();
+        assert_eq!(clip.load_report().used.len(), names.len());
+        assert_eq!(clip.plan(1, 1, DType::F16).unwrap().report().nodes.len(), 24 * 7 + 6);
+    }
+    let both: Names = text_names.iter().chain(&vision_names).map(|(n, s)| (n.clone(), s.clone())).collect();
+    assert_eq!(ClipText::of(&text, source(&both), &device).unwrap().load_report().used.len(), text_names.len());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A case is a folder: `case.json` says what was computed, with which components and inputs, and how near an output must
 //! come; tensors lie beside it in safetensors files, in PyTorch's layout.
 
+mod clip;
 mod controlnet;
 mod guiders;
 mod host;
@@ -36,8 +37,16 @@ pub struct Case {
 
 impl Case {
     /// The kinds that [`Case::run_call`] knows.
-    pub const KINDS: &[&str] =
-        &["vae", "unet2d", "controlnet", "controlnet_chain", "aa_pose_guider", "champ_guidance_encoder"];
+    pub const KINDS: &[&str] = &[
+        "vae",
+        "unet2d",
+        "controlnet",
+        "controlnet_chain",
+        "aa_pose_guider",
+        "champ_guidance_encoder",
+        "clip_text",
+        "clip_vision",
+    ];
 
     /// The kinds that run on the host, whatever the device.
     pub const HOST_KINDS: &[&str] = &["scheduler", "rng", "resize", "aa_context"];
@@ -89,6 +98,8 @@ impl Case {
             "unet2d" => unet2d::run(&call)?,
             "controlnet" => controlnet::run(&call)?,
             "controlnet_chain" => controlnet::run_chain(&call)?,
+            "clip_text" => clip::run_text(&call)?,
+            "clip_vision" => clip::run_vision(&call)?,
             "aa_pose_guider" | "champ_guidance_encoder" => guiders::run(&call)?,
             kind if Case::HOST_KINDS.contains(&kind) => host::run(&call)?,
             other => {
