@@ -205,6 +205,14 @@ impl Table {
         Ok(table)
     }
 
+    /// Adds everything that another table has.
+    pub(crate) fn add(&mut self, other: &Table) -> Result<()> {
+        self.unmapped.extend(other.unmapped.iter().cloned());
+        self.stray_files.extend(other.stray_files.iter().cloned());
+        self.any = self.any.or(other.any);
+        other.tensors.iter().try_for_each(|(name, listed)| self.insert(name.clone(), listed.clone()))
+    }
+
     fn insert(&mut self, name: String, listed: Listed) -> Result<()> {
         if let Some(other) = self.tensors.get(&name) {
             let (place, stored) = (other.file.display(), shown(&other.stored_name));

@@ -101,6 +101,17 @@ impl Weights {
         Ok(Weights { table: Arc::new(table), ..self })
     }
 
+    /// Adds the tensors of another checkpoint (motion modules that are kept apart from their UNet). To be called before
+    /// anything is asked for.
+    ///
+    /// # Errors
+    /// Both have a tensor of the same name.
+    pub fn and(self, other: &Weights) -> Result<Weights> {
+        let mut table = self.table.renamed(|_| None)?;
+        table.add(&other.table)?;
+        Ok(Weights { table: Arc::new(table), ..self })
+    }
+
     /// Gives tensors the names that models ask for: `rename` maps a stored name to another, or to none where it stays.
     /// To be called before anything is asked for.
     ///

@@ -6,28 +6,71 @@ use muybridge_runtime::{Graph, Value};
 use crate::config::{Level, Mid, TrunkConfig};
 use crate::error::{Error, Result};
 use crate::layers::{Conv2d, Source};
+use crate::motion::{MotionOptions, TemporalTransformer};
 use crate::resnet::{ResnetBlock2D, ResnetOptions, TimeStack, map_size, open_downsampler, open_upsampler};
-use crate::transformer::{Context, CrossAttention, Transformer2D};
+use crate::transformer::{Context, CrossAttention, SelfAttention, Transformer2D, TransformerOptions};
 
 /// What every block of a step reads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Conditions {
     /// The stacked time projections `[B,T]`.
     pub time: Option<Value>,
-    /// Keys and values of the context.
+    /// Keys and values of the context and of the reference.
     pub context: Context,
+    /// Successive items of the batch that are frames of one clip.
+    pub frames: usize,
+    /// Successive items that share the statistics of the residual blocks' norms: 1, or a clip's frames.
+    pub norm_frames: usize,
 }
 
-fn open_attentions(w: &Weights, level: &Level) -> Result<Vec<Transformer2D>> {
-    let open = |(j, options)| Transformer2D::open(&w.at("attentions").at(j), level.channels, options);
-    level.attentions.iter().enumerate().map(open).collect()
+impl Default for Conditions {
+    /// Nothing, for pictures.
+    fn default() -> Conditions {
+        Conditions { time: None, context: Context::default(), frames: 1, norm_frames: 1 }
+    }
+}
+
+/// What may follow the residual block `j` of a block: a transformer over positions, and one over frames.
+#[derive(Clone, Debug)]
+struct Followers {
+    attentions: Vec<Transformer2D>,
+    motion_modules: Vec<TemporalTransformer>,
+}
+
+impl Followers {
+    fn open(w: &Weights, channels: usize, attentions: &[TransformerOptions], motion: &[MotionOptions]) -> Result<Self> {
+        let attention = |(j, options)| Transformer2D::open(&w.at("attentions").at(j), channels, options);
+        let module = |(j, options)| TemporalTransformer::open(&w.at("motion_modules").at(j), channels, options);
+        Ok(Followers {
+            attentions: attentions.iter().enumerate().map(attention).collect::<Result<_>>()?,
+            motion_modules: motion.iter().enumerate().map(module).collect::<Result<_>>()?,
+        })
+    }
+
+    fn build(&self, g: &mut Graph, j: usize, mut x: Value, c: &Conditions) -> Result<Value> {
+        if let Some(attention) = self.attentions.get(j) {
+            x = attention.build(g, x, &c.context)?;
+        }
+        if let Some(module) = self.motion_modules.get(j) {
+            x = module.build(g, x, c.frames)?;
+        }
+        Ok(x)
+    }
+
+    fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
+        self.attentions.iter().flat_map(Transformer2D::cross_attentions)
+    }
+
+    fn self_attentions(&self) -> impl Iterator<Item = &SelfAttention> {
+        self.attentions.iter().flat_map(Transformer2D::self_attentions)
+    }
 }
 
 /// One resolution on the way down: `[B,H,W,Cin]` → `[B,⌈H/2⌉,⌈W/2⌉,C]`, or the same extents at the coarsest.
 #[derive(Clone, Debug)]
 pub struct DownBlock2D {
     resnets: Vec<ResnetBlock2D>,
-    attentions: Vec<Transformer2D>,
+    followers: Followers,
     downsampler: Option<Conv2d>,
 }
 
@@ -50,7 +93,7 @@ impl DownBlock2D {
         };
         Ok(DownBlock2D {
             resnets: (0..level.layers).map(&mut resnet).collect::<Result<_>>()?,
-            attentions: open_attentions(w, level)?,
+            followers: Followers::open(w, level.channels, &level.attentions, &level.motion)?,
             downsampler: padding.map(|p| open_downsampler(w, level.channels, p)).transpose()?,
         })
     }
@@ -61,10 +104,8 @@ impl DownBlock2D {
     /// Shapes that do not fit.
     pub fn build(&self, g: &mut Graph, mut x: Value, c: &Conditions, skips: &mut Vec<Value>) -> Result<Value> {
         for (j, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.build(g, x, c.time)?;
-            if let Some(attention) = self.attentions.get(j) {
-                x = attention.build(g, x, &c.context)?;
-            }
+            x = resnet.build_over(g, x, c.time, c.norm_frames)?;
+            x = self.followers.build(g, j, x, c)?;
             skips.push(x);
         }
         if let Some(downsampler) = &self.downsampler {
@@ -79,21 +120,19 @@ impl DownBlock2D {
 #[derive(Clone, Debug)]
 pub struct MidBlock2D {
     resnets: Vec<ResnetBlock2D>,
-    attention: Option<Transformer2D>,
+    followers: Followers,
 }
 
 impl MidBlock2D {
-    /// The block at the cursor: two residual blocks round a transformer, or one residual block.
+    /// The block at the cursor: residual blocks round each transformer, or one residual block.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn open(w: &Weights, channels: usize, mid: &Mid, time: &mut TimeStack) -> Result<MidBlock2D> {
         let resnet = |j| ResnetBlock2D::open(&w.at("resnets").at(j), channels, channels, &mid.resnet, Some(&mut *time));
-        let attention = |options| Transformer2D::open(&w.at("attentions.0"), channels, options);
-        let count = if mid.attention.is_some() { 2 } else { 1 };
         Ok(MidBlock2D {
-            resnets: (0..count).map(resnet).collect::<Result<_>>()?,
-            attention: mid.attention.as_ref().map(attention).transpose()?,
+            resnets: (0..=mid.attentions.len()).map(resnet).collect::<Result<_>>()?,
+            followers: Followers::open(w, channels, &mid.attentions, &mid.motion)?,
         })
     }
 
@@ -103,10 +142,8 @@ impl MidBlock2D {
     /// Shapes that do not fit.
     pub fn build(&self, g: &mut Graph, mut x: Value, c: &Conditions) -> Result<Value> {
         for (j, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.build(g, x, c.time)?;
-            if let (0, Some(attention)) = (j, &self.attention) {
-                x = attention.build(g, x, &c.context)?;
-            }
+            x = resnet.build_over(g, x, c.time, c.norm_frames)?;
+            x = self.followers.build(g, j, x, c)?;
         }
         Ok(x)
     }
@@ -116,7 +153,7 @@ impl MidBlock2D {
 #[derive(Clone, Debug)]
 pub struct UpBlock2D {
     resnets: Vec<ResnetBlock2D>,
-    attentions: Vec<Transformer2D>,
+    followers: Followers,
     upsampler: Option<Conv2d>,
 }
 
@@ -140,7 +177,7 @@ impl UpBlock2D {
         };
         Ok(UpBlock2D {
             resnets: skips.iter().enumerate().map(&mut resnet).collect::<Result<_>>()?,
-            attentions: open_attentions(w, level)?,
+            followers: Followers::open(w, level.channels, &level.attentions, &level.motion)?,
             upsampler: upsamples.then(|| open_upsampler(w, level.channels)).transpose()?,
         })
     }
@@ -152,10 +189,8 @@ impl UpBlock2D {
     pub fn build(&self, g: &mut Graph, mut x: Value, c: &Conditions, skips: &mut Vec<Value>) -> Result<Value> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().ok_or_else(|| Error::call("UpBlock2D", "more residual blocks than skips"))?;
-            x = resnet.build(g, Source::Two(x, skip), c.time)?;
-            if let Some(attention) = self.attentions.get(j) {
-                x = attention.build(g, x, &c.context)?;
-            }
+            x = resnet.build_over(g, Source::Two(x, skip), c.time, c.norm_frames)?;
+            x = self.followers.build(g, j, x, c)?;
         }
         match (&self.upsampler, skips.last()) {
             (Some(upsampler), Some(next)) => upsampler.upsample(g, x, map_size(g, *next)),
@@ -165,7 +200,12 @@ impl UpBlock2D {
 
     /// The cross-attentions of the block.
     pub fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
-        self.attentions.iter().flat_map(Transformer2D::cross_attentions)
+        self.followers.cross_attentions()
+    }
+
+    /// The self-attentions of the block.
+    pub fn self_attentions(&self) -> impl Iterator<Item = &SelfAttention> {
+        self.followers.self_attentions()
     }
 }
 
@@ -220,8 +260,18 @@ impl Trunk {
 
     /// All cross-attentions, in the order of the launches.
     pub fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
-        let down = self.down_blocks.iter().flat_map(|b| &b.attentions);
-        let mid = self.mid_block.iter().flat_map(|b| &b.attention);
-        down.chain(mid).flat_map(Transformer2D::cross_attentions)
+        let down = self.down_blocks.iter().map(|b| &b.followers);
+        let mid = self.mid_block.iter().map(|b| &b.followers);
+        down.chain(mid).flat_map(Followers::cross_attentions)
+    }
+
+    /// The self-attentions of the way down, in the order of the launches, each with the number of its block.
+    pub fn self_attentions(&self) -> impl Iterator<Item = (usize, &SelfAttention)> {
+        self.down_blocks.iter().enumerate().flat_map(|(i, b)| b.followers.self_attentions().map(move |a| (i, a)))
+    }
+
+    /// The self-attentions of the middle.
+    pub fn mid_self_attentions(&self) -> impl Iterator<Item = &SelfAttention> {
+        self.mid_block.iter().flat_map(|b| b.followers.self_attentions())
     }
 }

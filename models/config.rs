@@ -8,6 +8,7 @@ use muybridge_loaders::{Config, Field, LoadError};
 
 use crate::embeddings::TimeOptions;
 use crate::error::Result;
+use crate::motion::MotionOptions;
 use crate::resnet::ResnetOptions;
 use crate::transformer::TransformerOptions;
 
@@ -18,6 +19,8 @@ pub struct Level {
     pub channels: usize,
     /// One transformer after each residual block; empty where the level has none.
     pub attentions: Vec<TransformerOptions>,
+    /// One motion module after each residual block; empty where the level has none.
+    pub motion: Vec<MotionOptions>,
     /// Number of residual blocks.
     pub layers: usize,
 }
@@ -25,8 +28,10 @@ pub struct Level {
 /// The block between the way down and the way up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mid {
-    /// The transformer between its two residual blocks. Without it there is one residual block.
-    pub attention: Option<TransformerOptions>,
+    /// Transformers, with a residual block before and after each. Without one there is one residual block.
+    pub attentions: Vec<TransformerOptions>,
+    /// A motion module after each transformer; empty where there is none.
+    pub motion: Vec<MotionOptions>,
     /// Its residual blocks.
     pub resnet: ResnetOptions,
 }
@@ -50,6 +55,16 @@ pub struct TrunkConfig {
     pub time: TimeOptions,
     /// Channels of the context as the blocks read it.
     pub context: usize,
+    /// The norms of residual blocks, and the last one, take their statistics over all frames of a clip.
+    pub joint_norms: bool,
+}
+
+impl TrunkConfig {
+    /// Height or width after one halving.
+    pub fn halved(&self, n: usize) -> usize {
+        let zeros = if self.downsample_padding == 0 { 1 } else { 2 * self.downsample_padding };
+        (n + zeros).saturating_sub(3) / 2 + 1
+    }
 }
 
 /// A whole UNet.
@@ -63,6 +78,8 @@ pub struct UnetConfig {
     pub out_channels: usize,
     /// Extent of the last convolution.
     pub conv_out_kernel: usize,
+    /// Follows the last norm.
+    pub out_activation: Activation,
     /// The latents come in [0, 1] and are moved to [−1, 1] first.
     pub center_input_sample: bool,
     /// Channels of the context before `encoder_hid_proj`, where there is one.
@@ -95,8 +112,8 @@ impl UnetConfig {
     /// # Errors
     /// A field of the wrong type, or a value that the engine does not support.
     pub fn read(c: &Config) -> Result<UnetConfig> {
-        let types = block_types(c, "down_block_types", "Down")?;
-        let up_types = block_types(c, "up_block_types", "Up")?;
+        let types = block_types(c, "down_block_types", "Down", "2D")?;
+        let up_types = block_types(c, "up_block_types", "Up", "2D")?;
         if up_types.len() != types.len() {
             let reason = format!("{} blocks, and {} in down_block_types", up_types.len(), types.len());
             return Err(c.error("up_block_types", reason).into());
@@ -118,6 +135,7 @@ impl UnetConfig {
             up: blocks.up(c, &up_types)?,
             out_channels: c.or("out_channels", 4)?,
             conv_out_kernel: kernel(c, "conv_out_kernel")?,
+            out_activation: blocks.resnet.activation,
             center_input_sample: c.or("center_input_sample", false)?,
             encoder_hid_dim,
             trunk: blocks.trunk(c, mid, time, kernel(c, "conv_in_kernel")?)?,
@@ -131,7 +149,7 @@ impl ControlNetConfig {
     /// # Errors
     /// A field of the wrong type, or a value that the engine does not support.
     pub fn read(c: &Config) -> Result<ControlNetConfig> {
-        let types = block_types(c, "down_block_types", "Down")?;
+        let types = block_types(c, "down_block_types", "Down", "2D")?;
         let blocks = Blocks::read(c, types)?;
         let mid = blocks.mid(c, c.opt::<String>("mid_block_type")?.as_deref())?;
         let time = TimeOptions::read(c, blocks.channels[0], false)?;
@@ -161,11 +179,11 @@ impl ControlNetConfig {
 }
 
 /// The fields that hold one value per block, spread out.
-struct Blocks {
+pub(crate) struct Blocks {
     /// Whether each block has transformers.
     cross: Vec<bool>,
-    channels: Vec<usize>,
-    layers: Vec<usize>,
+    pub(crate) channels: Vec<usize>,
+    pub(crate) layers: Vec<usize>,
     heads: Vec<Option<usize>>,
     contexts: Vec<usize>,
     depths: Vec<Depth>,
@@ -174,7 +192,7 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn read(c: &Config, cross: Vec<bool>) -> Result<Blocks> {
+    pub(crate) fn read(c: &Config, cross: Vec<bool>) -> Result<Blocks> {
         let n = cross.len();
         let channels: Vec<usize> = c.opt("block_out_channels")?.unwrap_or_else(|| vec![320, 640, 1280, 1280]);
         if channels.len() != n {
@@ -205,7 +223,21 @@ impl Blocks {
         })
     }
 
-    fn transformer(&self, c: &Config, i: usize, depth: usize) -> Result<TransformerOptions> {
+    /// Without what only networks for pictures can have.
+    pub(crate) fn plain(&mut self) {
+        self.only_cross.fill(false);
+        self.resnet.scale_shift = false;
+    }
+
+    /// Transformer blocks after each residual block of the coarsest level, where that is one number.
+    pub(crate) fn last_depth(&self) -> Option<usize> {
+        match self.depths.last() {
+            Some(Depth::All(n)) => Some((*n).min(MOST_LAYERS)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn transformer(&self, c: &Config, i: usize, depth: usize) -> Result<TransformerOptions> {
         let channels = self.channels[i];
         let heads = self.heads[i].filter(|h| (1..=channels).contains(h));
         let shown = self.heads[i].map_or("null".into(), |h| h.to_string());
@@ -218,15 +250,21 @@ impl Blocks {
     fn level(&self, c: &Config, i: usize, cross: bool, layers: usize, depths: &Depth, field: &str) -> Result<Level> {
         let attention = |j| self.transformer(c, i, depths.of(c, field, j)?);
         let attentions = if cross { (0..layers).map(attention).collect::<Result<_>>()? } else { Vec::new() };
-        Ok(Level { channels: self.channels[i], attentions, layers })
+        Ok(Level { channels: self.channels[i], attentions, motion: Vec::new(), layers })
     }
 
-    fn trunk(self, c: &Config, mid: Option<Mid>, time: TimeOptions, conv_in_kernel: usize) -> Result<TrunkConfig> {
+    pub(crate) fn trunk(
+        self,
+        c: &Config,
+        mid: Option<Mid>,
+        time: TimeOptions,
+        conv_in_kernel: usize,
+    ) -> Result<TrunkConfig> {
         let field = "transformer_layers_per_block";
         let level = |i: usize| self.level(c, i, self.cross[i], self.layers[i], &self.depths[i], field);
         let contexts = self.contexts.iter().zip(&self.cross);
         let mut used: Vec<usize> = contexts.filter(|(_, cross)| **cross).map(|(n, _)| *n).collect();
-        used.extend(mid.iter().filter_map(|m| m.attention.map(|a| a.context)));
+        used.extend(mid.iter().flat_map(|m| m.attentions.iter().map(|a| a.context)));
         used.dedup();
         if used.len() > 1 {
             let reason = format!("blocks read contexts of {used:?} channels, where one context is given");
@@ -241,27 +279,28 @@ impl Blocks {
             downsample_padding: c.or("downsample_padding", 1)?,
             resnet: self.resnet,
             time,
+            joint_norms: false,
         })
     }
 
-    fn mid(&self, c: &Config, kind: Option<&str>) -> Result<Mid> {
+    pub(crate) fn mid(&self, c: &Config, kind: Option<&str>) -> Result<Mid> {
         let last = self.channels.len() - 1;
         let scale: f32 = c.or("mid_block_scale_factor", 1.0)?;
         if scale == 0.0 {
             return Err(c.error("mid_block_scale_factor", "0 divides the middle's results").into());
         }
-        let attention = match kind.unwrap_or("UNetMidBlock2DCrossAttn") {
+        let attentions = match kind.unwrap_or("UNetMidBlock2DCrossAttn") {
             "UNetMidBlock2DCrossAttn" => {
                 let depth = self.depths[last].of(c, "transformer_layers_per_block", 0)?;
-                Some(TransformerOptions { only_cross_attention: false, ..self.transformer(c, last, depth)? })
+                vec![TransformerOptions { only_cross_attention: false, ..self.transformer(c, last, depth)? }]
             }
-            "UNetMidBlock2D" => None,
+            "UNetMidBlock2D" => Vec::new(),
             other => return Err(unknown(c, "mid_block_type", other, "UNetMidBlock2DCrossAttn, UNetMidBlock2D")),
         };
-        Ok(Mid { attention, resnet: ResnetOptions { output_scale: scale, ..self.resnet } })
+        Ok(Mid { attentions, motion: Vec::new(), resnet: ResnetOptions { output_scale: scale, ..self.resnet } })
     }
 
-    fn up(&self, c: &Config, cross: &[bool]) -> Result<Vec<Level>> {
+    pub(crate) fn up(&self, c: &Config, cross: &[bool]) -> Result<Vec<Level>> {
         let n = self.channels.len();
         let own: Option<Vec<Depth>> = c.opt_list_or_scalar("reverse_transformer_layers_per_block", n)?;
         let nested = self.depths.iter().any(|d| matches!(d, Depth::Each(_)));
@@ -283,7 +322,7 @@ impl Blocks {
 
 /// Number of transformer blocks after each residual block of a level.
 #[derive(Clone, Debug, PartialEq)]
-enum Depth {
+pub(crate) enum Depth {
     All(usize),
     Each(Vec<usize>),
 }
@@ -295,7 +334,16 @@ impl Field for Depth {
 }
 
 impl Depth {
-    fn of(&self, c: &Config, field: &str, layer: usize) -> Result<usize> {
+    /// The number for a layer, if there is one and it is not beyond all use.
+    pub(crate) fn get(&self, layer: usize) -> Option<usize> {
+        let depth = match self {
+            Depth::All(n) => Some(*n),
+            Depth::Each(list) => list.get(layer).copied(),
+        };
+        depth.filter(|n| *n <= MOST_LAYERS)
+    }
+
+    pub(crate) fn of(&self, c: &Config, field: &str, layer: usize) -> Result<usize> {
         let depth = match self {
             Depth::All(n) => Some(*n),
             Depth::Each(list) => list.get(layer).copied(),
@@ -308,9 +356,9 @@ impl Depth {
     }
 }
 
-/// For each block, whether it has transformers: `CrossAttnDownBlock2D` or `DownBlock2D`.
-fn block_types(c: &Config, field: &str, way: &str) -> Result<Vec<bool>> {
-    let (cross, plain) = (format!("CrossAttn{way}Block2D"), format!("{way}Block2D"));
+/// For each block, whether it has transformers: `CrossAttnDownBlock2D` or `DownBlock2D`, for a `kind` of 2D.
+pub(crate) fn block_types(c: &Config, field: &str, way: &str, kind: &str) -> Result<Vec<bool>> {
+    let (cross, plain) = (format!("CrossAttn{way}Block{kind}"), format!("{way}Block{kind}"));
     let defaults = || {
         let mut list = vec![cross.clone(); 4];
         list[if way == "Up" { 0 } else { 3 }] = plain.clone();
@@ -387,7 +435,7 @@ pub(crate) fn unknown(c: &Config, field: &str, value: &str, known: &str) -> crat
 }
 
 /// Refuses every value of a field but the default.
-fn refuse_other(c: &Config, field: &str, only: &str) -> Result<()> {
+pub(crate) fn refuse_other(c: &Config, field: &str, only: &str) -> Result<()> {
     let fits = match only {
         "false" => !c.or(field, false)?,
         _ => c.opt::<String>(field)?.is_none_or(|v| v == only),

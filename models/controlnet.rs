@@ -9,6 +9,7 @@ use muybridge_kernels::Activation;
 use muybridge_loaders::{Config, LoadReport, Weights};
 use muybridge_runtime::{DType, Device, Graph, HostTensor, Pins, PlanOptions, Shape, TensorDesc, Value};
 
+use crate::backbone::{keys_of, repeat_rows};
 use crate::blocks::{Conditions, Trunk};
 use crate::config::ControlNetConfig;
 use crate::embeddings::TimeEmbedding;
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::layers::{Conv2d, Linear};
 use crate::resnet::{TimeStack, map_size};
 use crate::stages::{Operands, Stages, StepPlan, UnetShape};
-use crate::unet::{Residuals, keys_of, unread};
+use crate::unet::{Residuals, unread};
 
 /// Image `[B,H,W,3]` → `[B,H/8,W/8,C]`: convolutions with SiLU, halved between widths.
 #[derive(Clone, Debug)]
@@ -160,8 +161,11 @@ impl ControlNet {
     /// # Errors
     /// As [`ControlNet::plan`].
     pub fn plan_with(&self, shape: UnetShape, options: &PlanOptions) -> Result<StepPlan> {
-        if shape.mask || shape.residuals {
-            return Err(Error::call("ControlNetModel", "it takes neither a mask of the context nor residuals"));
+        if shape.mask || shape.residuals || shape.shared || shape.reference.is_some() {
+            return Err(Error::call(
+                "ControlNetModel",
+                "it takes no mask of the context, no residuals, no reference and no shared latents",
+            ));
         }
         let mut s = Stages::new();
         let o = Operands::declare(&mut s, &shape, &self.config.trunk, self.config.trunk.context)?;
@@ -188,7 +192,8 @@ impl ControlNet {
         let e = self.time.build(s, o)?;
         let g = &mut s.step;
         let time = self.time_emb_proj.as_ref().map(|proj| proj.apply(g, e)).transpose()?;
-        let c = Conditions { time, context };
+        let time = time.map(|rows| repeat_rows(g, "time_emb_proj", rows, o.frames)).transpose()?;
+        let c = Conditions { time, context, ..Conditions::default() };
         let x = self.conv_in.add(g, o.sample, cond)?;
         let (skips, x) = self.trunk.down(g, x, &c)?;
         let mid = self.trunk.mid(g, x, &c)?;

@@ -21,8 +21,10 @@ pub struct TimeOptions {
     pub cosine_first: bool,
     /// Subtracted from the number of frequencies.
     pub freq_shift: f32,
-    /// Between the two layers, and before the residual blocks' projections.
+    /// Before the residual blocks' projections.
     pub activation: Activation,
+    /// Between the two layers.
+    pub between: Activation,
     /// After the second layer.
     pub post: Activation,
     /// After everything has been added.
@@ -71,6 +73,7 @@ impl TimeOptions {
             cosine_first: c.or("flip_sin_to_cos", true)?,
             freq_shift: c.or("freq_shift", 0.0)?,
             activation: act,
+            between: act,
             post: Activation::None,
             last: Activation::None,
             condition: None,
@@ -109,7 +112,7 @@ impl TimeOptions {
 }
 
 impl AdditionOptions {
-    fn read(c: &Config) -> Result<Option<AdditionOptions>> {
+    pub(crate) fn read(c: &Config) -> Result<Option<AdditionOptions>> {
         let dim = c.opt("addition_time_embed_dim")?;
         let input = c.opt("projection_class_embeddings_input_dim")?;
         match c.opt::<String>("addition_embed_type")?.as_deref() {
@@ -235,12 +238,12 @@ impl TimeEmbedding {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn open(w: &Weights, options: &TimeOptions) -> Result<TimeEmbedding> {
-        let TimeOptions { channels, dim, activation, .. } = *options;
+        let TimeOptions { channels, dim, between, .. } = *options;
         let at = w.at("time_embedding");
         let condition = |n| Linear::unbiased(&at.at("cond_proj"), n, channels);
         let addition = |a: AdditionOptions| Perceptron::open(&w.at("add_embedding"), a.input, dim, Activation::Silu);
         Ok(TimeEmbedding {
-            time_embedding: Perceptron::open(&at, channels, dim, activation)?,
+            time_embedding: Perceptron::open(&at, channels, dim, between)?,
             cond_proj: options.condition.map(condition).transpose()?,
             class_embedding: options.class.map(|class| ClassEmbedding::open(w, class, options)).transpose()?,
             add_embedding: options.addition.map(addition).transpose()?,

@@ -6,7 +6,7 @@
 use muybridge_kernels as ops;
 use muybridge_kernels::Activation;
 use muybridge_loaders::Weights;
-use muybridge_runtime::{Graph, Value, Weight};
+use muybridge_runtime::{Graph, HostTensor, Value, Weight};
 
 use crate::error::Result;
 
@@ -161,6 +161,17 @@ impl Conv2d {
         Ok(Conv2d { path: w.path().into(), weight, bias: w.get("bias", [cout])?, op })
     }
 
+    /// A linear layer with a bias, seen as a convolution of one point. None without a bias.
+    ///
+    /// # Errors
+    /// None: the elements are the same.
+    pub fn of_point(layer: &Linear) -> Result<Option<Conv2d>> {
+        let Some(bias) = layer.bias.clone() else { return Ok(None) };
+        let [n, k] = *layer.weight.desc().shape.dims() else { return Ok(None) };
+        let weight = layer.weight.reshape([n, k, 1, 1])?;
+        Ok(Some(Conv2d { path: layer.path.clone(), weight, bias, op: ops::Conv2d::same(1) }))
+    }
+
     /// The same layer with a step of two and `padding` zeros above, left, below and right.
     pub fn halving(mut self, padding: [usize; 4]) -> Conv2d {
         self.op.stride = 2;
@@ -200,6 +211,14 @@ impl Conv2d {
         self.node(g, x.into(), ops::Conv2d { residual: true, ..self.op }, &[residual])
     }
 
+    /// As [`Conv2d::add`], plus columns `0..` of `t [B, .., T]` on every channel.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn shift_add(&self, g: &mut Graph, x: Value, t: Value, residual: Value) -> Result<Value> {
+        self.node(g, x.into(), ops::Conv2d { shift: Some(0), residual: true, ..self.op }, &[t, residual])
+    }
+
     /// Resizes to `size` by nearest neighbour, then convolves; the resized tensor never exists.
     ///
     /// # Errors
@@ -225,6 +244,7 @@ pub struct GroupNorm {
     bias: Weight,
     groups: usize,
     eps: f32,
+    frames: usize,
 }
 
 impl GroupNorm {
@@ -234,7 +254,13 @@ impl GroupNorm {
     /// One of them is missing or has another shape.
     pub fn open(w: &Weights, channels: usize, groups: usize, eps: f32) -> Result<GroupNorm> {
         let (weight, bias) = (w.get("weight", [channels])?, w.get("bias", [channels])?);
-        Ok(GroupNorm { path: w.path().into(), weight, bias, groups, eps })
+        Ok(GroupNorm { path: w.path().into(), weight, bias, groups, eps, frames: 1 })
+    }
+
+    /// The same layer with the statistics of `frames` successive items taken together.
+    #[must_use]
+    pub fn over(&self, frames: usize) -> GroupNorm {
+        GroupNorm { frames, ..self.clone() }
     }
 
     /// The norm.
@@ -271,7 +297,7 @@ impl GroupNorm {
     }
 
     fn node(&self, g: &mut Graph, x: Source, activation: Activation, t: Option<(Value, usize)>) -> Result<Value> {
-        let plain = ops::GroupNorm::new(self.groups, self.eps);
+        let plain = ops::GroupNorm { frames: self.frames, ..ops::GroupNorm::new(self.groups, self.eps) };
         let op = ops::GroupNorm { activation, two_sources: x.is_two(), modulate: t.map(|(_, o)| o), ..plain };
         let mut operands = x.operands();
         operands.push(g.weight(&self.weight));
@@ -306,6 +332,18 @@ impl LayerNorm {
     /// Shapes that do not fit.
     pub fn apply(&self, g: &mut Graph, x: Value) -> Result<Value> {
         let operands = [x, g.weight(&self.weight), g.weight(&self.bias)];
+        Ok(g.node(&self.path, ops::LayerNorm { eps: self.eps }, &operands)?)
+    }
+
+    /// The norm of clips `x [B·F,..,C]`, plus row f of `table [F,C]` for frame f.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn apply_table(&self, g: &mut Graph, x: Value, table: &HostTensor) -> Result<Value> {
+        let bias = self.bias.read()?.to_f32();
+        let rows = table.to_f32().iter().enumerate().map(|(i, v)| v + bias[i % bias.len()]).collect();
+        let rows = Weight::owned(format!("{}.bias_of_frames", self.path), HostTensor::new(table.shape(), rows)?);
+        let operands = [x, g.weight(&self.weight), g.weight(&rows)];
         Ok(g.node(&self.path, ops::LayerNorm { eps: self.eps }, &operands)?)
     }
 }

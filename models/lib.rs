@@ -23,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backbone;
 pub mod blocks;
 pub mod case;
 pub mod clip;
@@ -33,9 +34,12 @@ pub mod embeddings;
 mod error;
 pub mod guidance_encoder;
 pub mod layers;
+pub mod motion;
+pub mod motion_config;
 pub mod noise;
 pub mod pose_guider;
 pub mod presets;
+pub mod referencenet;
 pub mod resize;
 pub mod resnet;
 pub mod schedulers;
@@ -55,6 +59,7 @@ pub use muybridge_loaders::{Config, Weights};
 pub use muybridge_runtime as runtime;
 pub use muybridge_runtime::{DType, Device, HostTensor, Plan, Tensor};
 pub use pose_guider::{GuiderConfig, GuiderShape, PoseGuider};
+pub use referencenet::ReferenceNet;
 pub use stages::{Features, StepPlan, UnetShape};
 pub use tiling::Tiling;
 pub use unet::Unet;

@@ -101,20 +101,29 @@ impl ResnetBlock2D {
     /// # Errors
     /// Shapes that do not fit.
     pub fn build(&self, g: &mut Graph, x: impl Into<Source>, t: Option<Value>) -> Result<Value> {
+        self.build_over(g, x, t, 1)
+    }
+
+    /// As [`ResnetBlock2D::build`], with the norms' statistics of `frames` successive items taken together.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn build_over(&self, g: &mut Graph, x: impl Into<Source>, t: Option<Value>, frames: usize) -> Result<Value> {
         let (x, act) = (x.into(), self.options.activation);
-        let h = self.norm1.activate(g, x, act)?; // two sources become one tensor here
+        let (norm1, norm2) = (self.norm1.over(frames), self.norm2.over(frames));
+        let h = norm1.activate(g, x, act)?; // two sources become one tensor here
         let h = match (t, self.time_emb_proj) {
             (Some(t), Some(offset)) if self.options.scale_shift => {
                 let h = self.conv1.apply(g, h)?;
-                self.norm2.modulate(g, h, t, offset, act)?
+                norm2.modulate(g, h, t, offset, act)?
             }
             (Some(t), Some(offset)) => {
                 let h = self.conv1.shift(g, h, t, offset)?; // conv + bias + time
-                self.norm2.activate(g, h, act)?
+                norm2.activate(g, h, act)?
             }
             _ => {
                 let h = self.conv1.apply(g, h)?;
-                self.norm2.activate(g, h, act)?
+                norm2.activate(g, h, act)?
             }
         };
         let skip = match (&self.conv_shortcut, x) {

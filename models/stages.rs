@@ -10,6 +10,7 @@ use muybridge_runtime::{
     DType, Device, Graph, HostTensor, Plan, PlanOptions, PlanReport, Tensor, TensorDesc, Value, Weight,
 };
 
+use crate::backbone::FusionBlocks;
 use crate::config::TrunkConfig;
 use crate::embeddings::ClassOptions;
 use crate::error::{Error, Result};
@@ -35,6 +36,31 @@ pub struct UnetShape {
     pub timestep_cond: bool,
     /// Sizes for each item of the batch, in networks with `text_time` embeddings.
     pub time_ids: usize,
+    /// Frames of each clip, where the batch counts clips; 1 for pictures. Operands and results then have `batch · frames`
+    /// items, clip after clip.
+    pub frames: usize,
+    /// All clips of the batch denoise the same latents (the halves of guidance do): `sample` has the frames of one of them.
+    pub shared: bool,
+    /// Features of poses come as the operand `pose_features`, of the extents of the first convolution's result, one map for
+    /// each map of `sample`.
+    pub pose_features: bool,
+    /// Features of a reference network come as the operands `reference.PATH`, a map for each transformer block.
+    pub reference: Option<ReferenceShape>,
+}
+
+/// Features of a reference network that a denoising network reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReferenceShape {
+    /// References: one for all clips that read, or one for each of them.
+    pub items: usize,
+    /// Height of the reference's latents.
+    pub height: usize,
+    /// Width of the reference's latents.
+    pub width: usize,
+    /// The first clip of the batch that reads them: under guidance the unconditional half comes first and does not.
+    pub first_clip: usize,
+    /// The blocks that read them.
+    pub blocks: FusionBlocks,
 }
 
 impl Default for UnetShape {
@@ -50,15 +76,27 @@ impl Default for UnetShape {
             residuals: false,
             timestep_cond: false,
             time_ids: 6,
+            frames: 1,
+            shared: false,
+            pose_features: false,
+            reference: None,
         }
     }
 }
 
 impl UnetShape {
+    /// Maps of the batch: all frames of all clips.
+    pub fn items(&self) -> usize {
+        self.batch * self.frames
+    }
+
     /// Extents beyond any network: their products would not fit 64 bits.
     fn check(&self) -> Result<()> {
         let fits = |n: usize, bits: u32| (1..=1usize << bits).contains(&n);
-        let map = fits(self.batch, 12) && fits(self.height, 13) && fits(self.width, 13);
+        let batch = fits(self.batch, 12) && fits(self.frames, 12) && fits(self.items(), 14);
+        let map = batch && fits(self.height, 13) && fits(self.width, 13);
+        let sizes = |r: ReferenceShape| fits(r.items, 12) && fits(r.height, 13) && fits(r.width, 13);
+        let map = map && self.reference.is_none_or(sizes);
         if map && fits(self.context, 17) && fits(self.time_ids, 6) {
             return Ok(());
         }
@@ -103,7 +141,7 @@ impl Stages {
 pub struct Operands {
     /// Dtype of the activations.
     pub dtype: DType,
-    /// Latents `[B,h,w,C]`, of each step.
+    /// Latents `[B·F,h,w,C]`, of each step.
     pub sample: Value,
     /// Times, f32 `[B]`, of each step.
     pub timestep: Value,
@@ -119,6 +157,16 @@ pub struct Operands {
     pub text_embeds: Option<Value>,
     /// Sizes, f32 `[B,n]`.
     pub time_ids: Option<Value>,
+    /// Features of poses `[B·F,h,w,C]`, of each step.
+    pub pose_features: Option<Value>,
+    /// Clips of the batch.
+    pub clips: usize,
+    /// Frames of each.
+    pub frames: usize,
+    /// All clips denoise the same latents.
+    pub shared: bool,
+    /// Features of a reference network.
+    pub reference: Option<ReferenceShape>,
 }
 
 impl Operands {
@@ -131,7 +179,8 @@ impl Operands {
         let UnetShape { batch: b, height: h, width: w, dtype, .. } = *shape;
         let (once, step) = (&mut s.once, &mut s.step);
         let full = |extents: [usize; 2]| TensorDesc::new(extents, DType::F32);
-        let sample = step.input("sample", TensorDesc::new([b, h, w, c.in_channels], dtype));
+        let maps = if shape.shared { shape.frames } else { shape.items() };
+        let sample = step.input("sample", TensorDesc::new([maps, h, w, c.in_channels], dtype));
         let timestep = step.input("timestep", TensorDesc::new([b], DType::F32));
         let states = TensorDesc::new([b, shape.context, context], dtype);
         let encoder_hidden_states = once.input("encoder_hidden_states", states);
@@ -152,7 +201,17 @@ impl Operands {
             timestep_cond: None,
             text_embeds: None,
             time_ids: None,
+            pose_features: None,
+            clips: b,
+            frames: shape.frames,
+            shared: shape.shared,
+            reference: shape.reference,
         };
+        if shape.pose_features {
+            let finest = c.levels.first().map_or(0, |l| l.channels);
+            let desc = TensorDesc::new([maps, h, w, finest], dtype);
+            operands.pose_features = Some(step.input("pose_features", desc));
+        }
         if shape.mask {
             operands.mask = Some(mask_bias(once, b, shape.context, dtype)?);
         }

@@ -7,15 +7,22 @@ use muybridge_loaders::Weights;
 use muybridge_runtime::{Graph, Value};
 
 use crate::error::{Error, Result};
-use crate::layers::{GroupNorm, LayerNorm, Linear};
+use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 
-/// Keys and values of the context for every cross-attention of a network, by path, and the bias of its tokens.
+/// What the attentions of a network read besides their own tokens, by the attentions' paths.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     /// `[B,M,2C]` for each cross-attention: keys, then values.
     pub keys: HashMap<String, Value>,
     /// `[B,1,M]`, added to the scores.
     pub mask: Option<Value>,
+    /// Results of cross-attentions that read a single token, a row for each item of the batch: a softmax over one key is 1,
+    /// so every position gets the same row.
+    pub constants: HashMap<String, Value>,
+    /// `[Br,..,2C]` for self-attentions that see reference features behind their own tokens: keys, then values.
+    pub reference: HashMap<String, Value>,
+    /// The first item of the batch that sees reference features.
+    pub first_reader: usize,
 }
 
 /// Self-attention: `x [B,..,C]` → `[B,..,C]`, in three launches.
@@ -23,6 +30,8 @@ pub struct Context {
 pub struct SelfAttention {
     to_qkv: Linear,
     to_out: Linear,
+    /// `to_out` again, where a row for each item is added.
+    to_out_point: Option<Conv2d>,
     heads: usize,
     path: String,
 }
@@ -36,9 +45,11 @@ impl SelfAttention {
         let open = if biased { Linear::open } else { Linear::unbiased };
         let parts = ["to_q", "to_k", "to_v"].map(|part| open(&w.at(part), channels, channels));
         let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
+        let to_out = Linear::open(&w.at("to_out.0"), channels, channels)?;
         Ok(SelfAttention {
             to_qkv: Linear::stack(&w.name("to_qkv"), &parts)?,
-            to_out: Linear::open(&w.at("to_out.0"), channels, channels)?,
+            to_out_point: Conv2d::of_point(&to_out)?,
+            to_out,
             heads,
             path: w.path().into(),
         })
@@ -49,9 +60,53 @@ impl SelfAttention {
     /// # Errors
     /// Shapes that do not fit.
     pub fn add(&self, g: &mut Graph, x: Value, residual: Value) -> Result<Value> {
+        self.add_context(g, x, &Context::default(), None, residual)
+    }
+
+    /// As [`SelfAttention::add`]. Items from `context.first_reader` on see the reference features that the context has for
+    /// this attention behind their own tokens. `constant`, a row for each item, is added to all positions.
+    ///
+    /// # Errors
+    /// Shapes that do not fit; a constant needs maps `[B,H,W,C]`.
+    pub fn add_context(
+        &self,
+        g: &mut Graph,
+        x: Value,
+        context: &Context,
+        constant: Option<Value>,
+        residual: Value,
+    ) -> Result<Value> {
+        let reference = context.reference.get(&self.path).copied();
+        let segment = reference.map(|_| context.first_reader);
         let qkv = self.to_qkv.apply(g, x)?; // [B,..,3C]
-        let h = g.node(&self.path, ops::Attention::packed(self.heads), &[qkv])?;
-        self.to_out.add(g, h, residual)
+        let operands: Vec<Value> = [qkv].into_iter().chain(reference).collect();
+        let h = g.node(&self.path, ops::Attention { segment, ..ops::Attention::packed(self.heads) }, &operands)?;
+        match (constant, &self.to_out_point) {
+            (Some(row), Some(to_out)) => to_out.shift_add(g, h, row, residual),
+            (Some(_), None) => Err(Error::call("SelfAttention", format!("{}: to_out has no bias", self.path))),
+            (None, _) => self.to_out.add(g, h, residual),
+        }
+    }
+
+    /// Keys and values of reference features `[Br,..,C]` (normed tokens of another network) as this attention sees them:
+    /// `[Br,..,2C]`, once per clip.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn reference_keys(&self, g: &mut Graph, features: Value) -> Result<Value> {
+        let qkv = self.to_qkv.apply(g, features)?;
+        let c = self.width();
+        Ok(g.node(&self.path, ops::Layout::Slice { from: c, to: 3 * c }, &[qkv])?)
+    }
+
+    /// Path in the checkpoint.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Channels of its tokens.
+    pub fn width(&self) -> usize {
+        self.to_out.width()
     }
 }
 
@@ -63,6 +118,8 @@ pub struct CrossAttention {
     to_out: Linear,
     heads: usize,
     masked: bool,
+    /// Its block can add a constant in its place.
+    folds: bool,
     path: String,
 }
 
@@ -80,6 +137,7 @@ impl CrossAttention {
             to_out: Linear::open(&w.at("to_out.0"), channels, channels)?,
             heads,
             masked,
+            folds: false,
             path: w.path().into(),
         })
     }
@@ -95,6 +153,28 @@ impl CrossAttention {
     /// Shapes that do not fit.
     pub fn keys(&self, g: &mut Graph, context: Value) -> Result<Value> {
         self.to_kv.apply(g, context)
+    }
+
+    /// Whether a context of a single token makes it a constant that its block adds elsewhere.
+    pub fn folds(&self) -> bool {
+        self.folds
+    }
+
+    /// What it gives for a context `[B,1,context]`, for each of the `frames` items of a clip: `[B · frames, 1, C]`. A softmax
+    /// over one key is 1, so this is the value's projection at every position.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn constant(&self, g: &mut Graph, context: Value, frames: usize) -> Result<Value> {
+        let kv = self.to_kv.apply(g, context)?;
+        let c = self.to_kv.width() / 2;
+        let v = g.node(&self.path, ops::Layout::Slice { from: c, to: 2 * c }, &[kv])?;
+        let row = self.to_out.apply(g, v)?;
+        if frames == 1 {
+            Ok(row)
+        } else {
+            Ok(g.node(&self.path, ops::Layout::Repeat { run: 1, times: frames }, &[row])?)
+        }
     }
 
     /// Attention of `x` (normed) to the context, plus `residual`.
@@ -149,7 +229,8 @@ enum FirstAttention {
     Cross(CrossAttention),
 }
 
-/// `x [B,..,C]` → `[B,..,C]`, in eleven launches. Vaswani et al. (2017), with the norms first.
+/// `x [B,..,C]` → `[B,..,C]`, in eleven launches, seven where the context has a single token. Vaswani et al. (2017), with the
+/// norms first.
 #[derive(Clone, Debug)]
 pub struct BasicTransformerBlock {
     norm1: LayerNorm,
@@ -168,6 +249,8 @@ impl BasicTransformerBlock {
     pub fn open(w: &Weights, channels: usize, options: &TransformerOptions) -> Result<BasicTransformerBlock> {
         let norm = |part: &str| LayerNorm::open(&w.at(part), channels, 1e-5);
         let (heads, context) = (options.heads, options.context);
+        let mut attn2 = CrossAttention::open(&w.at("attn2"), channels, context, heads, true)?;
+        attn2.folds = !options.only_cross_attention;
         let attn1 = if options.only_cross_attention {
             FirstAttention::Cross(CrossAttention::open(&w.at("attn1"), channels, context, heads, false)?)
         } else {
@@ -177,7 +260,7 @@ impl BasicTransformerBlock {
             norm1: norm("norm1")?,
             attn1,
             norm2: norm("norm2")?,
-            attn2: CrossAttention::open(&w.at("attn2"), channels, context, heads, true)?,
+            attn2,
             norm3: norm("norm3")?,
             ff: FeedForward::open(&w.at("ff"), channels)?,
         })
@@ -188,15 +271,25 @@ impl BasicTransformerBlock {
     /// # Errors
     /// Shapes that do not fit.
     pub fn build(&self, g: &mut Graph, x: Value, context: &Context) -> Result<Value> {
+        let constant = context.constants.get(self.attn2.path()).copied();
         let h = self.norm1.apply(g, x)?;
-        let x = match &self.attn1 {
-            FirstAttention::Own(attention) => attention.add(g, h, x)?,
+        let mut x = match &self.attn1 {
+            FirstAttention::Own(attention) => attention.add_context(g, h, context, constant, x)?,
             FirstAttention::Cross(attention) => attention.add(g, h, context, x)?,
         };
-        let h = self.norm2.apply(g, x)?;
-        let x = self.attn2.add(g, h, context, x)?;
+        if constant.is_none() {
+            let h = self.norm2.apply(g, x)?;
+            x = self.attn2.add(g, h, context, x)?;
+        }
         let h = self.norm3.apply(g, x)?;
         self.ff.add(g, h, x)
+    }
+
+    fn self_attention(&self) -> Option<&SelfAttention> {
+        match &self.attn1 {
+            FirstAttention::Own(attention) => Some(attention),
+            FirstAttention::Cross(_) => None,
+        }
     }
 
     fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
@@ -259,6 +352,11 @@ impl Transformer2D {
             h = block.build(g, h, context)?;
         }
         self.proj_out.add(g, h, x)
+    }
+
+    /// Its self-attentions, in the order of the launches.
+    pub fn self_attentions(&self) -> impl Iterator<Item = &SelfAttention> {
+        self.transformer_blocks.iter().filter_map(BasicTransformerBlock::self_attention)
     }
 
     /// Its cross-attentions, in the order of the launches.

@@ -118,6 +118,39 @@ impl Graph {
         self.outputs.push((name.into(), value));
     }
 
+    /// The same graph without the nodes and weights that no result needs. Operands stay, needed or not.
+    #[must_use]
+    pub fn pruned(&self) -> Graph {
+        let mut needed = vec![false; self.values.len()];
+        let kept = self.inputs.iter().chain(&self.states).chain(self.outputs.iter().map(|(_, v)| v));
+        kept.for_each(|v| needed[v.0 as usize] = true);
+        for node in self.nodes.iter().rev() {
+            if needed[node.output.0 as usize] {
+                node.inputs.iter().for_each(|v| needed[v.0 as usize] = true);
+            }
+        }
+        let mut graph = Graph::new();
+        let mut places = vec![Value(u32::MAX); self.values.len()];
+        for (i, value) in self.values.iter().enumerate().filter(|(i, _)| needed[*i]) {
+            let origin = match &value.origin {
+                Origin::Node(n) => {
+                    let node = &self.nodes[*n];
+                    let inputs = node.inputs.iter().map(|v| places[v.0 as usize]).collect();
+                    let output = Value(graph.values.len() as u32);
+                    graph.nodes.push(Node { inputs, output, ..node.clone() });
+                    Origin::Node(graph.nodes.len() - 1)
+                }
+                other => other.clone(),
+            };
+            places[i] = graph.push(value.desc, origin);
+        }
+        let moved = |v: &Value| places[v.0 as usize];
+        graph.inputs = self.inputs.iter().map(moved).collect();
+        graph.states = self.states.iter().map(moved).collect();
+        graph.outputs = self.outputs.iter().map(|(name, v)| (name.clone(), moved(v))).collect();
+        graph
+    }
+
     /// Shape and dtype of a value.
     pub fn desc(&self, value: Value) -> TensorDesc {
         self.values[value.0 as usize].desc

@@ -163,7 +163,8 @@ impl Op for Conv2d {
         }
         if let (Some(i), Some(offset)) = (self.shift_index(), self.shift) {
             let s = inputs[i].shape;
-            if s.rank() != 2 || s[0] != e.batch || offset + e.out_channels > s[1] || inputs[i].dtype != x.dtype {
+            let fits = s.rank() >= 2 && s.rows() == e.batch && offset + e.out_channels <= s.last();
+            if !fits || inputs[i].dtype != x.dtype {
                 return Err(Mismatch(format!("shift {}, columns {offset}..+{} wanted", inputs[i], e.out_channels)));
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use muybridge_runtime::{HostCall, Lowering, Site};
 
-use super::LayerNorm;
+use super::{LayerNorm, bias_rows};
 use crate::cpu::math::{square_sum, sum};
 use crate::cpu::storage::{Elements, narrow};
 use crate::cpu::{floats, for_each, vectorised};
@@ -14,17 +14,18 @@ const TASK: usize = 1 << 14;
 
 pub(super) fn lower(op: &LayerNorm, site: &Site<'_>) -> Option<Lowering> {
     let c = site.output.shape.last();
-    let floats = (2 + site.caps.threads) * c;
+    let frames = bias_rows(site.inputs);
+    let floats = (1 + frames[0] + site.caps.threads) * c;
     let op = *op;
-    Some(Lowering::host("layer_norm:rows", 3, 4 * floats as u64, Arc::new(move |call| run(&op, call))))
+    Some(Lowering::host("layer_norm:rows", 3, 4 * floats as u64, Arc::new(move |call| run(&op, frames, call))))
 }
 
-fn run(op: &LayerNorm, call: HostCall<'_>) {
+fn run(op: &LayerNorm, [frames, positions]: [usize; 2], call: HostCall<'_>) {
     let c = call.output.desc.shape.last();
     let (x, dtype) = (Elements::of(&call.inputs[0]), call.output.desc.dtype);
     let scratch = floats(call.scratch);
     let (weight, scratch) = scratch.split_at_mut(c);
-    let (bias, scratch) = scratch.split_at_mut(c);
+    let (bias, scratch) = scratch.split_at_mut(frames * c);
     Elements::of(&call.inputs[1]).widen(weight);
     Elements::of(&call.inputs[2]).widen(bias);
     let (weight, bias) = (&*weight, &*bias);
@@ -33,8 +34,9 @@ fn run(op: &LayerNorm, call: HostCall<'_>) {
     let tasks = call.output.bytes.chunks_mut(rows * row_bytes).enumerate();
     for_each(tasks, scratch, c, |(task, out), row| {
         for (i, out) in out.chunks_mut(row_bytes).enumerate() {
-            x.part((task * rows + i) * c, c).widen(row);
-            normalise(row, weight, bias, op.eps);
+            let r = task * rows + i;
+            x.part(r * c, c).widen(row);
+            normalise(row, weight, &bias[r / positions % frames * c..][..c], op.eps);
             narrow(row, dtype, out);
         }
     });

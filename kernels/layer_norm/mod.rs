@@ -1,6 +1,8 @@
 //! Layer normalisation over the last axis: `y = (x − mean) / √(variance + eps) · weight + bias`.
 //!
 //! `x [.., C]` → `[.., C]` (Ba, Kiros, Hinton, "Layer normalization", 2016; biased variance). Statistics are f32 at least.
+//! `bias` is `[C]`, or a table `[F, C]` for clips: item b of the outermost axis takes row b mod F, so that the encoding of a
+//! frame's position costs no launch.
 
 mod cpu;
 mod cuda;
@@ -11,7 +13,7 @@ use muybridge_runtime::{Cost, Lowering, Mismatch, Op, Site, Target, TensorDesc, 
 
 use crate::{Case, Operand};
 
-/// The op. Operands: `x`, `weight [C]`, `bias [C]`.
+/// The op. Operands: `x`, `weight [C]`, `bias [C]` or `[F, C]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerNorm {
     /// Added to the variance.
@@ -39,8 +41,15 @@ impl Op for LayerNorm {
             return Err(Mismatch(format!("{} operands, wanted 3", inputs.len())));
         };
         let c = x.shape.last();
-        if x.shape.rank() == 0 || c == 0 || weight.shape.dims() != [c] || bias.shape.dims() != [c] {
-            return Err(Mismatch(format!("x {x}, weight {weight}, bias {bias}: wanted [.., C], [C], [C]")));
+        let fits = |frames: usize| x.shape.rank() > 1 && frames > 0 && x.shape[0].is_multiple_of(frames);
+        let bias_fits = match *bias.shape.dims() {
+            [width] => width == c,
+            [frames, width] => width == c && fits(frames),
+            _ => false,
+        };
+        if x.shape.rank() == 0 || c == 0 || weight.shape.dims() != [c] || !bias_fits {
+            let wanted = "wanted [.., C], [C], and [C] or [F, C] with F frames in each clip";
+            return Err(Mismatch(format!("x {x}, weight {weight}, bias {bias}: {wanted}")));
         }
         Ok(*x)
     }
@@ -63,6 +72,15 @@ impl Op for LayerNorm {
     }
 }
 
+/// Rows of the bias, and rows of `x` that each of them serves before the next one's turn.
+pub(crate) fn bias_rows(inputs: &[TensorDesc]) -> [usize; 2] {
+    let (x, bias) = (inputs[0].shape, inputs[2].shape);
+    match bias.dims() {
+        [frames, _] => [*frames, x.rows() / x[0].max(1)],
+        _ => [1, x.rows()],
+    }
+}
+
 /// Rows of tests and benches.
 pub fn cases() -> Vec<Case> {
     let ops = |shape: [usize; 3]| {
@@ -76,6 +94,12 @@ pub fn cases() -> Vec<Case> {
         Case::new("unet_like", op, ops([2, 40, 320])),
         Case::new("wide", op, ops([1, 3, 1280])),
         Case::new("prime", op, ops([1, 101, 67])),
+        Case::new("frames", op, {
+            vec![Operand::activation([6, 7, 13]), Operand::weight([13]).range(1.0, 0.5), Operand::weight([3, 13])]
+        }),
+        Case::new("frames_wide", op, {
+            vec![Operand::activation([5, 40, 96]), Operand::weight([96]).range(1.0, 0.5), Operand::weight([5, 96])]
+        }),
         Case::full_size("unet_down0", op, ops([2, 4096, 320])),
         Case::full_size("unet_down2", op, ops([2, 256, 1280])),
     ]

@@ -1,5 +1,5 @@
 // what:   layer norm, one subgroup per row
-// in/out: x [rows, columns] -> y [rows, columns]; weight, bias [columns]
+// in/out: x [rows, columns] -> y [rows, columns]; weight [columns]; bias [frames, columns]
 // launch: a line of ceil(rows / ROWS) workgroups of BLOCK; 8 shared bytes
 // work:   8 flop per element; x read three times (twice from cache), y written once
 // needs:  subgroups, of any size
@@ -13,6 +13,10 @@ struct Params {
     // First elements in the bindings.
     first_x: u32,
     first_y: u32,
+    // The first row's number, rows in a frame, and rows of the bias: a frame of a clip has its own.
+    first_row: u32,
+    positions: u32,
+    frames: u32,
 }
 
 var<workgroup> drawn: atomic<u32>;
@@ -53,6 +57,7 @@ fn layer_norm(
         let end = select(0u, columns, valid);
         let x_row = params.first_x + row * columns;
         let y_row = params.first_y + row * columns;
+        let bias_row = (params.first_row + row) / params.positions % params.frames * columns;
 
         // 2. Mean.
         var sum = 0.0;
@@ -71,7 +76,7 @@ fn layer_norm(
 
         // 4. Result.
         for (var c = lane; c < end; c += lanes) {
-            write_y(y_row + c, (read_x(x_row + c) - mean) * scale * read_weight(c) + read_bias(c));
+            write_y(y_row + c, (read_x(x_row + c) - mean) * scale * read_weight(c) + read_bias(bias_row + c));
         }
     }
 }

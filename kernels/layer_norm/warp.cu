@@ -1,5 +1,5 @@
 // what:   layer norm of rows of any length: one warp per row
-// in/out: x [rows, columns], weight and bias [columns] in f32 -> y [rows, columns]
+// in/out: x [rows, columns], weight [columns] and bias [frames, columns] in f32 -> y [rows, columns]
 // launch: a line of ceil(rows / ROWS) blocks of BLOCK = 32 ROWS; no shared memory
 // work:   8 flop per element; x read once from memory and twice from cache, y written once
 // needs:  nothing
@@ -10,6 +10,8 @@ struct Params {
     u32 rows, columns;
     // First elements in the operands.
     u32 first_x, first_y;
+    // The first row's number, rows in a frame, and rows of the bias: a frame of a clip has its own.
+    u32 first_row, positions, frames;
 };
 
 // Sum of one value per lane, the same for all.
@@ -24,6 +26,7 @@ KERNEL __launch_bounds__(BLOCK) layer_norm(OPERANDS, const Params params) {
     // A warp has one row, so all of its lanes leave or stay.
     if (row >= params.rows) return;
     const u32 from = params.first_x + row * columns;
+    const u32 bias_row = (params.first_row + row) / params.positions % params.frames * columns;
 
     // 1. Mean.
     float sum = 0.0f;
@@ -41,6 +44,6 @@ KERNEL __launch_bounds__(BLOCK) layer_norm(OPERANDS, const Params params) {
     // 3. Result.
     for (u32 c = lane; c < columns; c += 32) {
         float v = (read_x(from + c) - mean) * scale;
-        write_y(params.first_y + row * columns + c, v * read_weight(c) + read_bias(c));
+        write_y(params.first_y + row * columns + c, v * read_weight(c) + read_bias(bias_row + c));
     }
 }

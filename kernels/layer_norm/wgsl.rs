@@ -2,7 +2,7 @@
 
 use muybridge_runtime::{DType, Lowering, Site};
 
-use super::LayerNorm;
+use super::{LayerNorm, bias_rows};
 use crate::wgsl::{Kernel, WIDE, line, pieces};
 
 const WORKGROUP: &str = concat!(include_str!("../total.wgsl"), include_str!("workgroup.wgsl"));
@@ -10,6 +10,7 @@ const WORKGROUP: &str = concat!(include_str!("../total.wgsl"), include_str!("wor
 pub(super) fn lower(op: &LayerNorm, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     let x = site.inputs[0];
     let (rows, columns) = (x.shape.rows() as u64, x.shape.last() as u64);
+    let [frames, positions] = bias_rows(site.inputs).map(|n| n as u32);
     // Rows of a workgroup, and its invocations.
     let (file, text, height, block) = match variant {
         "simple" => ("kernels/layer_norm/simple.wgsl", include_str!("simple.wgsl"), 64, 64),
@@ -40,7 +41,7 @@ pub(super) fn lower(op: &LayerNorm, variant: &str, site: &Site<'_>) -> Option<Lo
             let elements = part.start * columns..part.end * columns;
             let [first_x, first_y] = ["x", "y"].map(|name| kernel.cut(name, elements.clone()));
             let count = part.end - part.start;
-            let params = [count as u32, columns as u32, first_x, first_y];
+            let params = [count as u32, columns as u32, first_x, first_y, part.start as u32, positions, frames];
             kernel.launch(line(site.caps, count.div_ceil(u64::from(height))), [block, 1, 1], &params)
         })
         .collect();

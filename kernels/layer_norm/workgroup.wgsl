@@ -1,5 +1,5 @@
 // what:   layer norm, one workgroup per row
-// in/out: x [rows, columns] -> y [rows, columns]; weight, bias [columns]
+// in/out: x [rows, columns] -> y [rows, columns]; weight [columns]; bias [frames, columns]
 // launch: a line of `rows` workgroups of BLOCK (a power of two); 4 * BLOCK shared bytes
 // work:   8 flop per element; x read three times (twice from cache), y written once
 // needs:  nothing
@@ -12,6 +12,10 @@ struct Params {
     // First elements in the bindings.
     first_x: u32,
     first_y: u32,
+    // The first row's number, rows in a frame, and rows of the bias: a frame of a clip has its own.
+    first_row: u32,
+    positions: u32,
+    frames: u32,
 }
 
 @compute @workgroup_size(BLOCK)
@@ -25,6 +29,7 @@ fn layer_norm(
     let columns = params.columns;
     let x_row = params.first_x + row * columns;
     let y_row = params.first_y + row * columns;
+    let bias_row = (params.first_row + row) / params.positions % params.frames * columns;
 
     // 1. Mean.
     var sum = 0.0;
@@ -43,6 +48,6 @@ fn layer_norm(
 
     // 3. Result.
     for (var c = local; c < columns; c += BLOCK) {
-        write_y(y_row + c, (read_x(x_row + c) - mean) * scale * read_weight(c) + read_bias(c));
+        write_y(y_row + c, (read_x(x_row + c) - mean) * scale * read_weight(c) + read_bias(bias_row + c));
     }
 }

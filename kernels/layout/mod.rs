@@ -1,4 +1,4 @@
-//! Changes of layout: permutations of axes, and channels put together, cut out or reversed.
+//! Changes of layout: permutations of axes, channels put together, cut out or reversed, and items repeated.
 
 mod cuda;
 mod reference;
@@ -24,6 +24,14 @@ pub enum Layout {
     },
     /// The last axis backwards (RGB ↔ BGR).
     Reverse,
+    /// `x [B, ..]` → `[B · times, ..]`: each run of `run` items of the outermost axis `times` times in a row. A clip's row
+    /// for each of its frames has runs of one; a batch for both halves of guidance is one run.
+    Repeat {
+        /// Items that stay together; divides B.
+        run: usize,
+        /// How often.
+        times: usize,
+    },
 }
 
 /// Kernels, the preferred one first.
@@ -69,6 +77,14 @@ impl Op for Layout {
                 x.shape.with_last(to - from)
             }
             Layout::Reverse => x.shape,
+            Layout::Repeat { run, times } => {
+                let mut extents = x.shape.dims().to_vec();
+                if run == 0 || times == 0 || !extents[0].is_multiple_of(run) {
+                    return Err(Mismatch(format!("runs of {run} of {x}, {times} times")));
+                }
+                extents[0] *= times;
+                Shape::new(&extents).map_err(|e| Mismatch(e.to_string()))?
+            }
         };
         Ok(TensorDesc { shape, dtype: x.dtype })
     }
@@ -101,5 +117,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("concat", Layout::Concat, vec![Operand::activation([3, 5, 7]), Operand::activation([3, 5, 4])]),
         Case::new("slice", Layout::Slice { from: 3, to: 8 }, x([2, 3, 5, 11])),
         Case::new("reverse", Layout::Reverse, x([2, 5, 4, 3])),
+        Case::new("repeat_each", Layout::Repeat { run: 1, times: 3 }, vec![Operand::activation([2, 1, 7])]),
+        Case::new("repeat_pairs", Layout::Repeat { run: 2, times: 2 }, x([4, 3, 2, 5])),
+        Case::new("repeat_all", Layout::Repeat { run: 3, times: 2 }, x([3, 5, 2, 3])),
     ]
 }

@@ -31,6 +31,10 @@ fn run(op: &Layout, mut call: HostCall<'_>) {
             Layout::Concat => x2[row * (out.last() - c) + column - c],
             Layout::Slice { from, .. } => x[row * c + from + column],
             Layout::Reverse => x[row * c + c - 1 - column],
+            Layout::Repeat { run, times } => {
+                let whole = run * shape.count() / shape[0].max(1);
+                x[i / (whole * times) * whole + i % whole]
+            }
         }
     };
     let elements: Vec<f32> = (0..out.count()).map(element).collect();

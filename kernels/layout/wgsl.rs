@@ -20,8 +20,18 @@ pub(super) fn lower(op: &Layout, variant: &str, site: &Site<'_>) -> Option<Lower
         .output("y");
     let map = Map::new(op, site);
     let size = site.output.dtype.size() as u64;
-    let parts = pieces(site.caps, map.rows, &[map.x_row * size, map.x2_row * size, map.y_row * size], 1)?;
-    let launches: Vec<Option<Launch>> = parts.into_iter().map(|part| map.launch(&kernel, part)).collect();
+    let maps = match *op {
+        // One run, repeated, that does not fit a binding as a whole: copy after copy.
+        Layout::Repeat { times, .. } if map.rows == 1 && map.y_row * size > site.caps.max_binding => {
+            (0..times as u64).map(|copy| map.copy(site, copy)).collect()
+        }
+        _ => vec![map],
+    };
+    let mut launches: Vec<Option<Launch>> = Vec::new();
+    for map in maps {
+        let parts = pieces(site.caps, map.rows, &[map.x_row * size, map.x2_row * size, map.y_row * size], 1)?;
+        launches.extend(parts.into_iter().map(|part| map.launch(&kernel, part)));
+    }
     kernel.lower(launches)
 }
 
@@ -39,6 +49,8 @@ struct Map {
     base: u64,
     /// Columns that come from x.
     split: u64,
+    /// Index in the result of the first element of the first row.
+    y_first: u64,
 }
 
 impl Map {
@@ -54,11 +66,24 @@ impl Map {
             steps: [columns as i64, 0, 0, 1],
             base: 0,
             split: wide,
+            y_first: 0,
         };
         match *op {
             Layout::Concat => Map { x2_row: wide - columns, split: columns, ..by_rows },
             Layout::Slice { from, .. } => Map { base: from as u64, ..by_rows },
             Layout::Reverse => Map { base: columns - 1, steps: [columns as i64, 0, 0, -1], ..by_rows },
+            Layout::Repeat { run, times } => {
+                let whole = (run * x.count()).checked_div(x[0]).unwrap_or(0) as u64;
+                Map {
+                    rows: (x[0] / run) as u64,
+                    x_row: whole,
+                    y_row: whole * times as u64,
+                    extents: [times as u64, 1, whole],
+                    steps: [whole as i64, 0, 0, 1],
+                    split: whole,
+                    ..by_rows
+                }
+            }
             Layout::Permute(axes) => {
                 let step = |axis: usize| (axis + 1..4).map(|a| x[a] as i64).product();
                 // The work is divided along the outermost axis where that stays in place.
@@ -76,10 +101,27 @@ impl Map {
         }
     }
 
+    /// Copy number `copy` of the whole of x, row by row.
+    fn copy(&self, site: &Site<'_>, copy: u64) -> Map {
+        let x = site.inputs[0].shape;
+        let wide = x.last() as u64;
+        Map {
+            rows: x.rows() as u64,
+            x_row: wide,
+            x2_row: 0,
+            y_row: wide,
+            extents: [1, 1, wide],
+            steps: [wide as i64, 0, 0, 1],
+            base: 0,
+            split: wide,
+            y_first: copy * x.count() as u64,
+        }
+    }
+
     fn launch(&self, kernel: &Kernel<'_>, part: Range<u64>) -> Option<Launch> {
         let mut kernel = kernel.clone();
-        let [x, x2, y] = [("x", self.x_row), ("x2", self.x2_row), ("y", self.y_row)]
-            .map(|(name, row)| kernel.cut(name, part.start * row..part.end * row));
+        let [x, x2, y] = [("x", self.x_row, 0), ("x2", self.x2_row, 0), ("y", self.y_row, self.y_first)]
+            .map(|(name, row, first)| kernel.cut(name, first + part.start * row..first + part.end * row));
         let count = (part.end - part.start) * self.y_row;
         let base = u64::from(x) + self.base;
         let extents = self.extents.map(|e| e as u32);

@@ -126,7 +126,7 @@ fn halved(mut desc: TensorDesc, n: usize) -> TensorDesc {
 }
 
 /// Tensors of one shape, one after the other along the batch.
-fn stacked(parts: &[HostTensor]) -> Result<HostTensor> {
+pub(super) fn stacked(parts: &[HostTensor]) -> Result<HostTensor> {
     let Some(first) = parts.first() else { return Ok(HostTensor::from_fn([0], |_| 0.0)) };
     let mut extents = first.shape().dims().to_vec();
     if let Some(batch) = extents.first_mut() {
@@ -138,7 +138,7 @@ fn stacked(parts: &[HostTensor]) -> Result<HostTensor> {
 }
 
 /// The two halves of a batch.
-fn halves(both: &HostTensor) -> Result<(HostTensor, HostTensor)> {
+pub(super) fn halves(both: &HostTensor) -> Result<(HostTensor, HostTensor)> {
     let desc = halved(both.desc(), 2);
     let (a, b) = both.bytes().split_at(both.bytes().len() / 2);
     Ok((HostTensor::from_bytes(desc, a)?, HostTensor::from_bytes(desc, b)?))

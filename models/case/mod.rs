@@ -3,11 +3,13 @@
 //! A case is a folder: `case.json` says what was computed, with which components and inputs, and how near an output must
 //! come; tensors lie beside it in safetensors files, in PyTorch's layout.
 
+mod animate;
 mod clip;
 mod controlnet;
 mod guiders;
 mod host;
 mod judge;
+mod motion;
 mod record;
 mod unet2d;
 mod vae;
@@ -46,6 +48,10 @@ impl Case {
         "champ_guidance_encoder",
         "clip_text",
         "clip_vision",
+        "aa_denoise",
+        "champ_denoise",
+        "unet_motion",
+        "unet_motion_whole",
     ];
 
     /// The kinds that run on the host, whatever the device.
@@ -100,6 +106,8 @@ impl Case {
             "controlnet_chain" => controlnet::run_chain(&call)?,
             "clip_text" => clip::run_text(&call)?,
             "clip_vision" => clip::run_vision(&call)?,
+            "aa_denoise" | "champ_denoise" => animate::run(&call)?,
+            "unet_motion" | "unet_motion_whole" => motion::run(&call)?,
             "aa_pose_guider" | "champ_guidance_encoder" => guiders::run(&call)?,
             kind if Case::HOST_KINDS.contains(&kind) => host::run(&call)?,
             other => {
