@@ -10,6 +10,7 @@ mod activation;
 pub mod attention;
 pub mod case;
 pub mod conv2d;
+pub mod conv3d;
 mod cpu;
 mod cuda;
 pub mod elementwise;
@@ -18,21 +19,26 @@ mod host;
 pub mod layer_norm;
 pub mod layout;
 pub mod matmul;
+pub mod pool;
 pub mod resample;
 pub mod timestep_embedding;
+pub mod unit_distance;
 mod wgsl;
 
 pub use activation::Activation;
 pub use attention::{Attention, Axis};
 pub use case::{Case, Operand, Role};
 pub use conv2d::Conv2d;
+pub use conv3d::Conv3d;
 pub use elementwise::Elementwise;
 pub use group_norm::GroupNorm;
 pub use layer_norm::LayerNorm;
 pub use layout::Layout;
 pub use matmul::Matmul;
+pub use pool::{Pool, Pooling};
 pub use resample::{Mode, Resample};
 pub use timestep_embedding::TimestepEmbedding;
+pub use unit_distance::UnitDistance;
 
 use muybridge_runtime::Variant;
 
@@ -58,4 +64,7 @@ pub const OPS: &[Entry] = &[
     Entry { name: "resample", variants: resample::VARIANTS, cases: resample::cases },
     Entry { name: "timestep_embedding", variants: timestep_embedding::VARIANTS, cases: timestep_embedding::cases },
     Entry { name: "layout", variants: layout::VARIANTS, cases: layout::cases },
+    Entry { name: "conv3d", variants: conv3d::VARIANTS, cases: conv3d::cases },
+    Entry { name: "pool", variants: pool::VARIANTS, cases: pool::cases },
+    Entry { name: "unit_distance", variants: unit_distance::VARIANTS, cases: unit_distance::cases },
 ];

@@ -24,21 +24,23 @@ pub(super) fn lower(op: &Elementwise, site: &Site<'_>) -> Option<Lowering> {
 
 fn run(op: &Elementwise, call: HostCall<'_>) {
     let a = Elements::of(&call.inputs[0]);
-    let b = call.inputs.get(1).map(Elements::of);
+    let [b, c] = [1, 2].map(|i| call.inputs.get(i).map(Elements::of));
     let dtype = call.output.desc.dtype;
     let tasks = call.output.bytes.chunks_mut(CHUNKS * CHUNK * dtype.size()).enumerate();
     for_each(tasks, &mut [], 0, |(task, out), _| {
         for (i, out) in out.chunks_mut(CHUNK * dtype.size()).enumerate() {
             let (first, count) = ((task * CHUNKS + i) * CHUNK, out.len() / dtype.size());
-            let (mut x, mut y) = ([0.0; CHUNK], [0.0; CHUNK]);
+            let (mut x, mut y, mut z) = ([0.0; CHUNK], [0.0; CHUNK], [0.0; CHUNK]);
             a.part(first, count).widen(&mut x[..count]);
-            if let (Elementwise::AddScaled(_) | Elementwise::Multiply, Some(b)) = (op, &b) {
-                repeated(b, first, &mut y[..count]);
+            if op.repeats() {
+                for (operand, to) in [(&b, &mut y), (&c, &mut z)] {
+                    operand.iter().for_each(|o| repeated(o, first, &mut to[..count]));
+                }
             }
             if let (Elementwise::ScaleBy(index), Some(b)) = (op, &b) {
                 b.part(*index, 1).widen(&mut y[..1]);
             }
-            compute(*op, &mut x[..count], &y[..count]);
+            compute(*op, &mut x[..count], &y[..count], &z[..count]);
             narrow(&x[..count], dtype, out);
         }
     });
@@ -56,7 +58,7 @@ fn repeated(b: &Elements<'_>, first: usize, to: &mut [f32]) {
 }
 
 vectorised! {
-    fn compute<'a>(op: Elementwise, x: &'a mut [f32], y: &'a [f32]) -> () {
+    fn compute<'a>(op: Elementwise, x: &'a mut [f32], y: &'a [f32], z: &'a [f32]) -> () {
         match op {
             Elementwise::AddScaled(factor) => {
                 for (x, y) in x.iter_mut().zip(y) {
@@ -66,6 +68,16 @@ vectorised! {
             Elementwise::Multiply => {
                 for (x, y) in x.iter_mut().zip(y) {
                     *x *= y;
+                }
+            }
+            Elementwise::Affine => {
+                for ((x, y), z) in x.iter_mut().zip(y).zip(z) {
+                    *x = x.mul_add(*y, *z);
+                }
+            }
+            Elementwise::Slope => {
+                for (x, y) in x.iter_mut().zip(y) {
+                    *x = x.max(0.0) + x.min(0.0) * y;
                 }
             }
             Elementwise::Scale(factor) => {

@@ -18,6 +18,10 @@ pub enum Elementwise {
     AddScaled(f32),
     /// `a · b`
     Multiply,
+    /// `a · b + c`, where `b` and `c` are weights of one shape: a batch norm that cannot be folded.
+    Affine,
+    /// `a` where it is positive, `a · b` elsewhere; `b` is a weight (PReLU).
+    Slope,
     /// `factor · a`
     Scale(f32),
     /// `a · scales[index]`: operands `a` and f32 `scales [n]`. A factor that changes without a new plan.
@@ -43,10 +47,17 @@ impl Elementwise {
     /// `a + b`
     pub const ADD: Elementwise = Elementwise::AddScaled(1.0);
 
+    /// Whether the second operand (and a third) repeats along the first.
+    pub(crate) fn repeats(&self) -> bool {
+        use Elementwise::{AddScaled, Affine, Multiply, Slope};
+        matches!(self, AddScaled(_) | Multiply | Affine | Slope)
+    }
+
     /// Number of operands.
     pub(crate) fn operands(&self) -> usize {
         match self {
-            Elementwise::AddScaled(_) | Elementwise::Multiply | Elementwise::ScaleBy(_) => 2,
+            Elementwise::Affine => 3,
+            Elementwise::AddScaled(_) | Elementwise::Multiply | Elementwise::Slope | Elementwise::ScaleBy(_) => 2,
             _ => 1,
         }
     }
@@ -69,6 +80,12 @@ impl Op for Elementwise {
                     return Err(Mismatch(format!("{} is no suffix of {a}", inputs[1])));
                 }
             }
+            Elementwise::Affine | Elementwise::Slope => {
+                let same = inputs[1..].iter().all(|b| b.shape == inputs[1].shape);
+                if !same || !a.shape.dims().ends_with(inputs[1].shape.dims()) {
+                    return Err(Mismatch(format!("{:?} are no suffixes of {a}", &inputs[1..])));
+                }
+            }
             Elementwise::ScaleBy(index) => {
                 let s = inputs[1];
                 if s.shape.rank() != 1 || s.dtype != DType::F32 || *index >= s.shape[0] {
@@ -87,7 +104,7 @@ impl Op for Elementwise {
     fn cost(&self, inputs: &[TensorDesc], output: &TensorDesc) -> Cost {
         let flop = match self {
             Elementwise::Cast(_) => 0,
-            Elementwise::AddScaled(_) => 2,
+            Elementwise::AddScaled(_) | Elementwise::Affine => 2,
             _ => 1,
         };
         Cost::with_traffic(flop * output.shape.count() as u64, inputs, output)
@@ -123,6 +140,14 @@ pub fn cases() -> Vec<Case> {
             vec![Operand::activation([5, 9, 7]), Operand::activation([9, 7])],
         ),
         Case::new("multiply", Elementwise::Multiply, two([2, 11, 8])),
+        Case::new("affine", Elementwise::Affine, {
+            vec![Operand::activation([5, 9, 24]), Operand::weight([24]), Operand::weight([24])]
+        }),
+        Case::new("affine_ragged", Elementwise::Affine, {
+            vec![Operand::activation([3, 7, 5]), Operand::weight([7, 5]), Operand::weight([7, 5])]
+        }),
+        Case::new("slope", Elementwise::Slope, vec![Operand::activation([5, 9, 24]), Operand::weight([24])]),
+        Case::new("slope_ragged", Elementwise::Slope, vec![Operand::activation([5, 9, 7]), Operand::weight([7])]),
         Case::new("scale", Elementwise::Scale(-1.5), one([2, 5, 7])),
         Case::new("scale_by", Elementwise::ScaleBy(2), vec![Operand::activation([2, 5, 12]), Operand::full([4])]),
         Case::new("silu", act(Activation::Silu), one([2, 33, 4])),

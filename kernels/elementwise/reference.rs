@@ -15,6 +15,8 @@ pub(super) fn lower(op: &Elementwise, site: &Site<'_>) -> Lowering {
 fn run(op: &Elementwise, mut call: HostCall<'_>) {
     let a = host::values(&call.inputs[0]);
     let b = call.inputs.get(1).map(host::values);
+    let c = call.inputs.get(2).map(host::values);
+    let c_at = |i: usize| c.as_ref().map_or(0.0, |c| f64::from(c[i % c.len()]));
     // The second operand repeats: its own element for index i, 0 where there is none.
     let b_at = |i: usize| b.as_ref().map_or(0.0, |b| f64::from(b[i % b.len()]));
     let element = |(i, a): (usize, &f32)| -> f64 {
@@ -22,6 +24,8 @@ fn run(op: &Elementwise, mut call: HostCall<'_>) {
         match op {
             Elementwise::AddScaled(factor) => a + f64::from(*factor) * b_at(i),
             Elementwise::Multiply => a * b_at(i),
+            Elementwise::Affine => a * b_at(i) + c_at(i),
+            Elementwise::Slope => a.max(0.0) + a.min(0.0) * b_at(i),
             Elementwise::Scale(factor) => a * f64::from(*factor),
             Elementwise::ScaleBy(index) => a * b_at(*index),
             Elementwise::Activate(activation) => activation.exact(a),

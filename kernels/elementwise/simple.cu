@@ -1,5 +1,5 @@
 // what:   y = f(a, b) element by element, for any counts
-// in/out: a [count], b [period] repeating (or scales [n]) -> y [count]; each in its own element type
+// in/out: a [count], b and c [period] repeating (or scales [n]) -> y [count]; each in its own element type
 // launch: a line of ceil(count / BLOCK) blocks of BLOCK; no shared memory
 // work:   1-2 flop and the activation's per element; each operand read once (b from cache where it repeats), y written once
 // needs:  nothing
@@ -28,6 +28,12 @@ KERNEL __launch_bounds__(BLOCK) elementwise(OPERANDS, const Params params) {
         case 3: v *= read_b(params.index); break;
         case 4: v = activate(v); break;
         case 5: v = fminf(fmaxf(v, params.low), params.high); break;
+        case 7: {
+            u32 j = params.first_b + (params.phase + i) % params.period;
+            v = v * read_b(j) + read_c(j);
+            break;
+        }
+        case 8: v = fmaxf(v, 0.0f) + fminf(v, 0.0f) * read_b(params.first_b + (params.phase + i) % params.period); break;
     }
     write_y(params.first_y + i, v);
 }

@@ -1,5 +1,5 @@
 // what:   y = f(a, b) element by element, for any counts
-// in/out: a [count], b [period] repeating (or scales [n]) -> y [count]; each in its own element type
+// in/out: a [count], b and c [period] repeating (or scales [n]) -> y [count]; each in its own element type
 // launch: a line of ceil(count / BLOCK) workgroups of BLOCK; no shared memory
 // work:   1-2 flop and the activation's per element; each operand read once (b from cache where it repeats), y written once
 // needs:  nothing
@@ -29,6 +29,13 @@ fn apply(a: f32, i: u32) -> f32 {
         case 3u: { return a * read_b(params.index); }
         case 4u: { return activate(a); }
         case 5u: { return clamp(a, params.low, params.high); }
+        case 7u: {
+            let j = params.first_b + (params.phase + i) % params.period;
+            return a * read_b(j) + read_c(j);
+        }
+        case 8u: {
+            return max(a, 0.0) + min(a, 0.0) * read_b(params.first_b + (params.phase + i) % params.period);
+        }
         default: { return a; }
     }
 }

@@ -1,5 +1,5 @@
 // what:   y = f(a, b) element by element, four at a time
-// in/out: a [count], b [period] repeating (or scales [n]) -> y [count]; each in its own element type, counts in vectors of four
+// in/out: a [count], b and c [period] repeating (or scales [n]) -> y [count]; each in its own element type, counts in vectors of four
 // launch: a line of ceil(count / BLOCK) workgroups of BLOCK; no shared memory
 // work:   1-2 flop and the activation's per element; each operand read once (b from cache where it repeats), y written once
 // needs:  all counts, and the first elements of all parts, multiples of four
@@ -30,6 +30,14 @@ fn apply(a: vec4<f32>, i: u32) -> vec4<f32> {
         case 3u: { return a * read_b(params.index); }
         case 4u: { return activate4(a); }
         case 5u: { return clamp(a, vec4<f32>(params.low), vec4<f32>(params.high)); }
+        case 7u: {
+            let j = params.first_b + (params.phase + i) % params.period;
+            return a * read4_b(j) + read4_c(j);
+        }
+        case 8u: {
+            let b = read4_b(params.first_b + (params.phase + i) % params.period);
+            return max(a, vec4<f32>()) + min(a, vec4<f32>()) * b;
+        }
         default: { return a; }
     }
 }

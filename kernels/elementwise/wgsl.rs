@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 
-use muybridge_runtime::{Launch, Lowering, Site};
+use muybridge_runtime::{DType, Launch, Lowering, Site};
 
 use super::Elementwise;
 use crate::wgsl::{Kernel, WIDE, line, pieces};
 
 pub(super) fn lower(op: &Elementwise, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     let count = site.output.shape.count() as u64;
-    let repeating = matches!(op, Elementwise::AddScaled(_) | Elementwise::Multiply);
+    let repeating = op.repeats();
+    let weights = matches!(op, Elementwise::Affine | Elementwise::Slope);
     let period = if repeating { site.inputs[1].shape.count() as u64 } else { count };
     let (file, text, lanes) = match variant {
         "vec4" if count.is_multiple_of(4) && period.is_multiple_of(4) => {
@@ -20,12 +21,17 @@ pub(super) fn lower(op: &Elementwise, variant: &str, site: &Site<'_>) -> Option<
     };
     let kernel = Kernel::new(site, file, text, "elementwise").constant("BLOCK", WIDE).constant("KIND", kind(op));
     let kernel = if let Elementwise::Activate(activation) = op { kernel.activation(*activation) } else { kernel };
-    let second = (site.inputs.len() > 1).then_some(1);
+    let [second, third] = [1, 2].map(|i| (site.inputs.len() > i).then_some(i));
+    let wide = DType::F32;
     let kernel = match lanes {
+        4 if weights => {
+            kernel.input4("a", 0).weight4("b", second, wide, 0.0).weight4("c", third, wide, 0.0).output4("y")
+        }
+        _ if weights => kernel.input("a", 0).weight("b", second, wide, 0.0).weight("c", third, wide, 0.0).output("y"),
         // Scales are read one by one.
-        4 if repeating => kernel.input4("a", 0).optional4("b", second, 0.0).output4("y"),
-        4 => kernel.input4("a", 0).optional("b", second, 0.0).output4("y"),
-        _ => kernel.input("a", 0).optional("b", second, 0.0).output("y"),
+        4 if repeating => kernel.input4("a", 0).optional4("b", second, 0.0).optional4("c", third, 0.0).output4("y"),
+        4 => kernel.input4("a", 0).optional("b", second, 0.0).optional("c", third, 0.0).output4("y"),
+        _ => kernel.input("a", 0).optional("b", second, 0.0).optional("c", third, 0.0).output("y"),
     };
     let launches: Vec<Option<Launch>> =
         parts(site, count, period)?.into_iter().map(|part| launch(op, &kernel, part, period, lanes)).collect();
@@ -42,6 +48,8 @@ fn kind(op: &Elementwise) -> u32 {
         Elementwise::Activate(_) => 4,
         Elementwise::Clamp(..) => 5,
         Elementwise::Cast(_) => 6,
+        Elementwise::Affine => 7,
+        Elementwise::Slope => 8,
     }
 }
 
