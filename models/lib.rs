@@ -34,6 +34,7 @@ pub mod embeddings;
 mod error;
 pub mod guidance_encoder;
 pub mod layers;
+pub mod metrics;
 pub mod motion;
 pub mod motion_config;
 pub mod noise;

@@ -29,7 +29,7 @@ pub(super) fn run(call: &Call<'_>) -> Result<Named> {
 }
 
 impl Call<'_> {
-    fn known_args(&self, known: &[&str]) -> Result<()> {
+    pub(super) fn known_args(&self, known: &[&str]) -> Result<()> {
         match self.record.args.keys().find(|name| !known.contains(&name.as_str())) {
             Some(name) => Err(self.wrong(format!("argument {name:?} is not known to op {:?}", self.record.op))),
             None => Ok(()),
@@ -41,7 +41,7 @@ impl Call<'_> {
         found.ok_or_else(|| self.wrong(format!("no whole number {name:?}")))
     }
 
-    fn extent(&self, name: &str) -> Result<usize> {
+    pub(super) fn extent(&self, name: &str) -> Result<usize> {
         usize::try_from(self.integer(name)?).map_err(|e| self.wrong(format!("{name}: {e}")))
     }
 

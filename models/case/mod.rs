@@ -9,6 +9,7 @@ mod controlnet;
 mod guiders;
 mod host;
 mod judge;
+mod metrics;
 mod motion;
 mod record;
 mod unet2d;
@@ -52,10 +53,13 @@ impl Case {
         "champ_denoise",
         "unet_motion",
         "unet_motion_whole",
+        "iresnet",
+        "lpips",
+        "i3d",
     ];
 
     /// The kinds that run on the host, whatever the device.
-    pub const HOST_KINDS: &[&str] = &["scheduler", "rng", "resize", "aa_context"];
+    pub const HOST_KINDS: &[&str] = &["scheduler", "rng", "resize", "aa_context", "formulas"];
 
     /// Reads a case's folder.
     ///
@@ -109,6 +113,10 @@ impl Case {
             "aa_denoise" | "champ_denoise" => animate::run(&call)?,
             "unet_motion" | "unet_motion_whole" => motion::run(&call)?,
             "aa_pose_guider" | "champ_guidance_encoder" => guiders::run(&call)?,
+            "iresnet" => metrics::iresnet(&call)?,
+            "lpips" => metrics::lpips(&call)?,
+            "i3d" => metrics::i3d(&call)?,
+            "formulas" => metrics::formulas(&call)?,
             kind if Case::HOST_KINDS.contains(&kind) => host::run(&call)?,
             other => {
                 let known = [Case::KINDS, Case::HOST_KINDS].concat().join(", ");
