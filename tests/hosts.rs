@@ -1,4 +1,4 @@
-//! What needs no device, against recorded cases of other implementations: samplers, noise, pictures, context windows.
+//! What needs no device, against recorded cases of other implementations: samplers, noise, pictures, context windows, formulas.
 //!
 //! Cases lie in `tests/golden`; `MUYBRIDGE_GOLDEN` names a folder with more of them.
 
@@ -25,6 +25,11 @@ fn pictures() {
 #[test]
 fn context_windows() {
     run("aa_context");
+}
+
+#[test]
+fn formulas() {
+    run("formulas");
 }
 
 /// Runs every call of every case of a kind, and says all that failed.
