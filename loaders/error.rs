@@ -118,6 +118,14 @@ pub enum LoadError {
         /// The value there.
         value: f32,
     },
+    /// A tokenizer's file is not what it should be.
+    #[error("{}: {reason}", file.display())]
+    Tokenizer {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The index of a sharded checkpoint cannot be believed.
     #[error("{}: bad index: {reason}", file.display())]
     Index {

@@ -1,4 +1,4 @@
-//! Files: safetensors weights, sharded checkpoints and JSON configurations.
+//! Files: safetensors weights, sharded checkpoints, JSON configurations and CLIP's vocabularies.
 //!
 //! This crate knows file formats and how to distrust them: every length, offset, name and number of a file is checked
 //! before it is used, and every failure is a [`LoadError`] that names the file and the tensor or field. It must not know
@@ -23,6 +23,7 @@ mod procedural;
 mod report;
 mod table;
 mod tensors;
+mod tokenizer;
 mod weights;
 
 pub use config::{Config, Field};
@@ -33,4 +34,5 @@ pub use header::{Header, TensorEntry};
 pub use index::Index;
 pub use report::{CensusEntry, LoadReport};
 pub use tensors::{read_tensors, write_tensors};
+pub use tokenizer::Tokenizer;
 pub use weights::Weights;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use muybridge_loaders::Config;
 use muybridge_runtime::HostTensor;
 
-use super::Call;
-use crate::clip::{ClipText, ClipVision};
+use super::{Call, recorded_layout};
+use crate::clip::{ClipText, ClipVision, Preprocess};
 use crate::error::Result;
+use crate::resize::Picture;
 
 /// Recorded cases ask for `hidden_states.-2`: the last layer is left out.
 const SKIP: usize = 1;
@@ -30,6 +32,9 @@ pub(super) fn run_text(call: &Call<'_>) -> Result<BTreeMap<String, HostTensor>> 
 }
 
 pub(super) fn run_vision(call: &Call<'_>) -> Result<BTreeMap<String, HostTensor>> {
+    if call.record.op == "preprocess" {
+        return preprocess(call);
+    }
     if call.record.op != "forward" {
         return Err(call.unknown_op());
     }
@@ -43,6 +48,19 @@ pub(super) fn run_vision(call: &Call<'_>) -> Result<BTreeMap<String, HostTensor>
     ]);
     named.extend(states.image_embeds.map(|t| ("image_embeds".to_string(), t)));
     Ok(named)
+}
+
+/// An op of this repository's own cases: a picture by the settings of a `preprocessor_config.json`.
+fn preprocess(call: &Call<'_>) -> Result<BTreeMap<String, HostTensor>> {
+    let settings = call.record.args.get("settings").cloned().unwrap_or_default();
+    let settings = Config::parse(settings.to_string().as_bytes(), "settings")?;
+    let image = call.input("image")?;
+    let &[height, width, channels] = image.shape().dims() else {
+        return Err(call.wrong(format!("input image is {}, wanted [H,W,C]", image.shape())));
+    };
+    let pixels = image.to_f32().iter().map(|p| *p as u8).collect();
+    let pixels = Preprocess::read(&settings)?.apply(&Picture { width, height, channels, pixels })?;
+    Ok([("pixel_values".to_string(), recorded_layout(&pixels)?)].into())
 }
 
 /// An input `[B,L]` as rows.

@@ -379,6 +379,7 @@ def vaes():
 
 
 torch.set_num_threads(1)
-unets()
-controlnets()
-vaes()
+if __name__ == "__main__":
+    unets()
+    controlnets()
+    vaes()
