@@ -1,7 +1,9 @@
 //! Whether the emulator would notice: seeded bugs in CUDA kernels must fail on at least one of its schedules, and each
-//! kernel as it is must pass on all of them.
+//! kernel as it is must pass on all of them. Likewise for the sanitizers, which see what no schedule shows.
 
 mod emulator;
+#[path = "emulator/sanitizer.rs"]
+mod sanitizer;
 
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +15,10 @@ use muybridge::runtime::{
     self, Code, Cost, DType, Device, HostTensor, Lowering, Mismatch, Op, Pins, Plan, PlanOptions, Site, TensorDesc,
     Variant,
 };
+use sanitizer::Sanitizer;
+
+/// Where the stand-ins are built.
+const FOLDER: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/emulator");
 
 /// A bug: what it is, the op, variant and case that show it, and the edit of the kernel's text.
 struct Bug(&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
@@ -185,6 +191,54 @@ const BUGS: &[Bug] = &[
     Bug("tail without bound", "layer_norm", "simple", "ragged", "if (row >= params.rows) return;", ""),
 ];
 
+/// Bugs that a sanitizer must report.
+const REPORTED: &[(Sanitizer, Bug)] = &[
+    (
+        Sanitizer::Thread,
+        Bug(
+            "a neighbour adds nothing, which changes no number",
+            "attention",
+            "simple",
+            "width_80",
+            "scores[local] = mine;",
+            "scores[local] = mine, scores[local & ~1u] += 0.0f;",
+        ),
+    ),
+    (
+        Sanitizer::Thread,
+        Bug(
+            "upper half read before it is written",
+            "group_norm",
+            "simple",
+            "unet_like",
+            "        // Protects the upper half until everyone has written it.\n        __syncthreads();\n",
+            "",
+        ),
+    ),
+    (
+        Sanitizer::Address,
+        Bug(
+            "one element written too many",
+            "elementwise",
+            "simple",
+            "gelu",
+            "if (i >= params.count)",
+            "if (i > params.count)",
+        ),
+    ),
+    (
+        Sanitizer::Address,
+        Bug(
+            "one element read too many, of which nothing comes",
+            "layer_norm",
+            "simple",
+            "unet_like",
+            "float mean = sum / params.columns;",
+            "float mean = (sum + 0.0f * read_x(params.first_x + first + params.columns)) / params.columns;",
+        ),
+    ),
+];
+
 /// An op whose kernel has another text.
 #[derive(Debug)]
 struct Edited {
@@ -224,8 +278,8 @@ impl Op for Edited {
 
 fn main() {
     let args = Arguments::from_args();
-    let trials = match emulator::enter(Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/emulator"))) {
-        Ok(()) => BUGS.iter().map(trial).collect(),
+    let trials = match emulator::enter(Path::new(FOLDER)) {
+        Ok(()) => BUGS.iter().map(trial).chain(REPORTED.iter().map(|(s, bug)| reported(*s, bug))).collect(),
         Err(reason) => {
             let promised = std::env::var_os("CI").is_some();
             let text = reason.clone();
@@ -260,21 +314,51 @@ fn try_alone(name: &str) -> Result<(), Failed> {
     Err(format!("{}\n{text}\n{}", done.status, String::from_utf8_lossy(&done.stderr)).into())
 }
 
-fn check(bug: &Bug) -> Result<(), Failed> {
-    let Bug(_, op, variant, name, from, to) = *bug;
+/// The bug's case with its kernel as it is and as edited.
+fn edited(bug: &Bug) -> Result<(Case, Case), Failed> {
+    let Bug(_, op, _, name, from, to) = *bug;
     let entry = OPS.iter().find(|e| e.name == op).ok_or("no such op")?;
     let case = (entry.cases)().into_iter().find(|c| c.name == name).ok_or("no such case")?;
     let edit = |to| Case { op: Arc::new(Edited { op: case.op.clone(), from, to }), ..case.clone() };
-    let (same, edited) = (edit(from), edit(to));
-    let want = reference(&case)?;
+    Ok((edit(from), edit(to)))
+}
+
+/// The result, or `None` where it was written out of bounds.
+fn run(bug: &Bug, case: &Case, schedule: usize) -> runtime::Result<Option<HostTensor>> {
+    let device = Device::open(&format!("cuda:{schedule}"))?;
+    let options = PlanOptions { pins: Pins::exactly(bug.1, bug.2), guard: 256 };
+    let plan = Plan::with(&case.graph(DType::F16, DType::F16)?, &device, &options)?;
+    plan.poison()?;
+    let inputs = case.inputs(DType::F16)?;
+    let got = plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0);
+    Ok(plan.guards_intact()?.then_some(got))
+}
+
+/// A trial in which a child under the sanitizer runs the kernel as it is without a report, and the edited one with some.
+fn reported(sanitizer: Sanitizer, bug: &'static Bug) -> Trial {
+    let name = format!("{}/{}/{} sanitizer: {}", bug.1, bug.2, sanitizer.name(), bug.0);
+    sanitizer.trial(&name.clone(), move || {
+        if std::env::var_os(ALONE).is_some() {
+            let (same, edited) = edited(bug)?;
+            run(bug, &same, 0)?;
+            eprintln!("{SOUND}");
+            return Ok(run(bug, &edited, 0).map(drop)?);
+        }
+        let out = sanitizer.run(Path::new(FOLDER), &["--exact", &name, "--test-threads", "1"], (ALONE, "1"))?;
+        let text = String::from_utf8_lossy(&out.stderr);
+        match text.split_once(SOUND) {
+            Some((before, after)) if sanitizer.reports(before) == 0 && sanitizer.reports(after) > 0 => Ok(()),
+            Some((before, _)) if sanitizer.reports(before) == 0 => Err(format!("nothing is reported: {text}").into()),
+            _ => Err(format!("the kernel as it is is reported, or does not run: {text}").into()),
+        }
+    })
+}
+
+fn check(bug: &Bug) -> Result<(), Failed> {
+    let (same, edited) = edited(bug)?;
+    let want = reference(&same)?;
     let run = |case: &Case, i: usize| -> runtime::Result<bool> {
-        let device = Device::open(&format!("cuda:{i}"))?;
-        let options = PlanOptions { pins: Pins::exactly(op, variant), guard: 256 };
-        let plan = Plan::with(&case.graph(DType::F16, DType::F16)?, &device, &options)?;
-        plan.poison()?;
-        let inputs = case.inputs(DType::F16)?;
-        let got = plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0);
-        Ok(plan.guards_intact()? && close(&got, &want))
+        Ok(run(bug, case, i)?.is_some_and(|got| close(&got, &want)))
     };
     if let Some(i) = (0..8).find(|i| !matches!(run(&same, *i), Ok(true))) {
         return Err(format!("the kernel as it is fails on schedule {i}").into());

@@ -224,13 +224,19 @@ impl Plan {
         own.iter().zip(given).map(one).collect()
     }
 
-    /// Fills the arena, guards included, with bytes that read as NaN in every dtype.
+    /// Fills the arena with bytes that read as NaN in every dtype, and guards with others that do, by which tools that
+    /// watch memory know them.
     ///
     /// # Errors
     /// The device's errors.
     pub fn poison(&self) -> Result<()> {
-        for slab in &self.arena {
-            self.device.backend().write(&**slab, 0, &vec![0xFF; slab.bytes() as usize])?;
+        for (i, slab) in self.arena.iter().enumerate() {
+            let mut bytes = vec![0xFF; slab.bytes() as usize];
+            for (place, length) in self.guards.iter().filter(|(place, _)| place.slab == i) {
+                let start = place.offset as usize;
+                (start..start + *length as usize).for_each(|at| bytes[at] = GUARD[at % 2]);
+            }
+            self.device.backend().write(&**slab, 0, &bytes)?;
         }
         Ok(())
     }
@@ -243,13 +249,16 @@ impl Plan {
         for (place, bytes) in &self.guards {
             let mut found = vec![0; *bytes as usize];
             self.device.backend().read(&*self.arena[place.slab], place.offset, &mut found)?;
-            if found.iter().any(|&b| b != 0xFF) {
+            if found.iter().zip(place.offset..).any(|(&b, at)| b != GUARD[(at % 2) as usize]) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 }
+
+/// What guards hold, at even and odd places: NaN as f32, f16 and bf16.
+const GUARD: [u8; 2] = [0xC3, 0xFF];
 
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

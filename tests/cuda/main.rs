@@ -4,6 +4,9 @@
 #[path = "../emulator/mod.rs"]
 mod emulator;
 mod golden;
+#[path = "../emulator/sanitizer.rs"]
+mod sanitizer;
+mod sanitizers;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -91,6 +94,12 @@ fn main() {
     if std::env::var_os(PROBE).is_some() {
         return probe();
     }
+    if sanitizers::is_child() {
+        return sanitizers::child().unwrap_or_else(|e| {
+            eprintln!("{e}");
+            std::process::exit(1)
+        });
+    }
     if let Err(reason) = emulator::enter(Path::new(FOLDER)) {
         let promised = std::env::var_os("CI").is_some();
         let text = reason.clone();
@@ -110,6 +119,7 @@ fn main() {
         Trial::test("processes_share_a_cache", shared),
     ];
     trials.extend(golden::trials());
+    trials.extend(sanitizers::trials(Path::new(FOLDER)));
     libtest_mimic::run(&args, trials).exit();
 }
 

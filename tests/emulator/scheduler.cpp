@@ -46,7 +46,9 @@ namespace emulator {
 thread_local Fiber* current __attribute__((tls_model("initial-exec"))) = nullptr;
 
 namespace {
-constexpr size_t STACK = 64 << 10, PAGE = 4096, SHARED_ROOM = 256 << 10, SHARED_GUARD = 4 << 20;
+// A sanitizer makes its report on the stack of the thread that it reports.
+const size_t STACK = address_sanitizer() || thread_sanitizer() ? 512 << 10 : 64 << 10;
+constexpr size_t PAGE = 4096, SHARED_ROOM = 256 << 10, SHARED_GUARD = 4 << 20;
 
 void switch_to(Worker* w, void** save, u32 number) {
   Fiber* to = &w->fibers[number];
@@ -119,7 +121,7 @@ bool run_block(Worker& w) {
     f.done = false;
     f.waits_in = nullptr;
     f.copy_count = f.copy_group = 0;
-    if (address_sanitizer()) __asan_unpoison_memory_region(w.stacks[i], STACK);
+    allow(w.stacks[i], STACK);
     // Stacks that start at the same offset would share cache sets.
     u64* top = (u64*)(w.stacks[i] + STACK - 64 - i % 61 * 320);
     *--top = 0;
@@ -203,6 +205,9 @@ void prepare(Worker& w, const Job& j) {
   w.block.blocks = j.blocks;
   w.block.shared = w.shared + SHARED_ROOM - ((j.shared + 1023) & ~1023u);
   w.block.shared_bytes = j.shared;
+  allow(w.shared, SHARED_ROOM);
+  forbid(w.shared, w.block.shared - w.shared);
+  forbid(w.block.shared + j.shared, w.shared + SHARED_ROOM - w.block.shared - j.shared);
   w.block.worker = &w;
   w.kernel = j.kernel;
   w.params = j.params;
@@ -222,9 +227,6 @@ void work(Worker& w, Job& j) {
     if (!j.bad) j.error = w.error, j.fault = w.fault;
     j.bad = true;
   }
-  if (!thread_sanitizer()) return;
-  for (Fiber& f : w.fibers)
-    if (f.sanitizer) __tsan_destroy_fiber(f.sanitizer), f.sanitizer = nullptr;
 }
 
 // A fixed set of OS threads, each with its own fibers. Launches take turns.

@@ -9,13 +9,13 @@
 #define WEAK __attribute__((weak))
 extern "C" {
 void* __tsan_create_fiber(unsigned) WEAK;
-void __tsan_destroy_fiber(void*) WEAK;
 void __tsan_switch_to_fiber(void*, unsigned) WEAK;
 void* __tsan_get_current_fiber() WEAK;
 void __tsan_acquire(void*) WEAK;
 void __tsan_release(void*) WEAK;
 void __tsan_read_range(void*, size_t) WEAK;
 void __tsan_write_range(void*, size_t) WEAK;
+void __asan_poison_memory_region(void const volatile*, size_t) WEAK;
 void __asan_unpoison_memory_region(void const volatile*, size_t) WEAK;
 }
 
@@ -25,6 +25,8 @@ inline bool address_sanitizer() { return __asan_unpoison_memory_region != nullpt
 inline void acquire(void* p) { if (thread_sanitizer()) __tsan_acquire(p); }
 inline void release(void* p) { if (thread_sanitizer()) __tsan_release(p); }
 inline void note_read(const void* p, size_t n) { if (thread_sanitizer()) __tsan_read_range((void*)p, n); }
+inline void forbid(const void* p, size_t n) { if (address_sanitizer()) __asan_poison_memory_region(p, n); }
+inline void allow(const void* p, size_t n) { if (address_sanitizer()) __asan_unpoison_memory_region(p, n); }
 inline void note_write(void* p, size_t n) { if (thread_sanitizer()) __tsan_write_range(p, n); }
 
 struct Warp {
