@@ -5,7 +5,8 @@ use std::path::Path;
 use muybridge::presets::Preset;
 use muybridge::runtime::{HostTensor, PlanReport, TensorDesc, Weight};
 use muybridge::{
-    Config, ControlNet, DType, Device, Error, Plan, StepPlan, Tensor, Unet, UnetShape, Vae, VaeShape, Weights,
+    Config, ControlNet, DType, Device, Error, FusionBlocks, Plan, ReferenceNet, ReferenceShape, StepPlan, Tensor, Unet,
+    UnetShape, Vae, VaeShape, Weights,
 };
 
 use crate::Failure;
@@ -13,14 +14,18 @@ use crate::Failure;
 /// Which model, of what size, in what numbers.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// sd15-unet, sd21-unet, sdxl-unet, sd15-controlnet, sd-vae; a folder with config.json and safetensors; or a config.json
+    /// sd15-unet, sd21-unet, sdxl-unet, sd15-controlnet, animateanyone-unet3d, animateanyone-reference, sd-vae; a folder with config.json and safetensors; or a config.json
     pub model: String,
-    /// Size in latent cells, with a batch in front where it is not 1: 64x64, 2x64x96
+    /// Size in latent cells, with a batch in front where it is not 1: 64x64, 2x64x96. For a video network the batch counts
+    /// clips; two of one that reads a reference are the halves of a guided step
     #[arg(long, default_value = "64x64", value_name = "[B]xHxW")]
     pub shape: Extents,
-    /// Tokens of the context
-    #[arg(long, default_value_t = 77, value_name = "N")]
-    pub context: usize,
+    /// Frames of a clip, for video networks
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub frames: usize,
+    /// Tokens of the context; 77 by default, 1 for networks that read a reference
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
     /// Numbers of the activations: f32, f16 or bf16
     #[arg(long, default_value = "f32", value_name = "DTYPE")]
     pub dtype: DType,
@@ -50,6 +55,9 @@ impl std::str::FromStr for Extents {
 /// A network and where its weights come from.
 pub enum Component {
     Unet(Box<Unet>),
+    /// A video network that reads a reference and poses.
+    Unet3d(Box<Unet>),
+    ReferenceNet(Box<ReferenceNet>),
     ControlNet(Box<ControlNet>),
     Vae(Box<Vae>),
 }
@@ -91,10 +99,16 @@ impl ModelArgs {
         let (config, weights, random) = self.files()?;
         let component = match config.str("_class_name")? {
             "UNet2DConditionModel" => Component::Unet(Box::new(Unet::of(&config, weights.clone(), device)?)),
+            "UNetMotionModel" => Component::Unet(Box::new(Unet::of(&config, weights.clone(), device)?)),
+            "UNet3DConditionModel" => Component::Unet3d(Box::new(Unet::of(&config, weights.clone(), device)?)),
+            "ReferenceUNet2DConditionModel" => {
+                Component::ReferenceNet(Box::new(ReferenceNet::of(&config, weights.clone(), device)?))
+            }
             "ControlNetModel" => Component::ControlNet(Box::new(ControlNet::of(&config, weights.clone(), device)?)),
             "AutoencoderKL" => Component::Vae(Box::new(Vae::of(&config, weights.clone(), device)?)),
             other => {
-                let known = "UNet2DConditionModel, ControlNetModel, AutoencoderKL";
+                let known = "UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel, ReferenceUNet2DConditionModel, \
+                             ControlNetModel, AutoencoderKL";
                 return Err(Failure(format!("{}: class {other} is not known here; known: {known}", self.model)));
             }
         };
@@ -108,15 +122,45 @@ impl ModelArgs {
         Ok(Weight::procedural("latents", desc, 0, 1.0, 0.0).read().map_err(Error::from)?)
     }
 
+    /// The shape of a UNet that the options ask for.
+    pub fn unet_shape(&self, component: &Component) -> UnetShape {
+        let Extents([batch, height, width]) = self.shape;
+        let reads = matches!(component, Component::Unet3d(_) | Component::ReferenceNet(_));
+        let context = self.context.unwrap_or(if reads { 1 } else { 77 });
+        let shape = UnetShape { batch, height, width, context, dtype: self.dtype, ..UnetShape::default() };
+        match component {
+            // The last half of a guided step, or the only clip, reads a reference of the clip's own size.
+            Component::Unet3d(_) => UnetShape {
+                frames: self.frames,
+                shared: batch > 1,
+                pose_features: true,
+                reference: Some(ReferenceShape {
+                    items: 1,
+                    height,
+                    width,
+                    first_clip: batch - 1,
+                    blocks: FusionBlocks::Full,
+                }),
+                ..shape
+            },
+            Component::Unet(_) => UnetShape { frames: self.frames, ..shape },
+            _ => shape,
+        }
+    }
+
     /// Plans a part of the component, or all its parts.
     pub fn parts(&self, component: &Component, part: Option<&str>) -> Result<Vec<Part>, Failure> {
         let Extents([batch, height, width]) = self.shape;
-        let shape =
-            UnetShape { batch, height, width, context: self.context, dtype: self.dtype, ..UnetShape::default() };
+        let shape = self.unet_shape(component);
         let asked = |name: &str| part.is_none_or(|p| p == name);
         let mut parts = Vec::new();
         match component {
-            Component::Unet(unet) if asked("step") => parts.push(Part::Step(Box::new(unet.plan(shape)?))),
+            Component::Unet(unet) | Component::Unet3d(unet) if asked("step") => {
+                parts.push(Part::Step(Box::new(unet.plan(shape)?)))
+            }
+            Component::ReferenceNet(net) if asked("step") => {
+                parts.push(Part::Step(Box::new(net.plan(shape, FusionBlocks::Full)?)));
+            }
             Component::ControlNet(net) if asked("step") => parts.push(Part::Step(Box::new(net.plan(shape)?))),
             Component::Vae(vae) => {
                 let of = |factor| VaeShape { batch, height: height * factor, width: width * factor, dtype: self.dtype };
@@ -150,6 +194,8 @@ impl Component {
     pub fn class(&self) -> &'static str {
         match self {
             Component::Unet(_) => "UNet2DConditionModel",
+            Component::Unet3d(_) => "UNet3DConditionModel",
+            Component::ReferenceNet(_) => "ReferenceUNet2DConditionModel",
             Component::ControlNet(_) => "ControlNetModel",
             Component::Vae(_) => "AutoencoderKL",
         }
@@ -158,7 +204,8 @@ impl Component {
     /// Fields of its configuration that have no effect here.
     pub fn unread(&self) -> &[String] {
         match self {
-            Component::Unet(n) => n.unread_fields(),
+            Component::Unet(n) | Component::Unet3d(n) => n.unread_fields(),
+            Component::ReferenceNet(n) => n.unread_fields(),
             Component::ControlNet(n) => n.unread_fields(),
             Component::Vae(n) => n.unread_fields(),
         }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use muybridge::Weights;
 use muybridge::runtime::{Cost, NodeReport, PlanReport};
+use muybridge::{Spared, Weights};
 use serde_json::{Value, json};
 
-use crate::component::ModelArgs;
+use crate::component::{Component, ModelArgs};
 use crate::table::{self, Table, say};
 use crate::{DeviceArgs, Failure};
 
@@ -47,6 +47,10 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         census(&weights);
     }
+    if let Component::Unet3d(unet) = &component {
+        let step: u64 = reports.iter().filter(|(name, _)| *name == "step").map(|(_, r)| r.cost().flop).sum();
+        spared(step, &unet.spared(&args.model.unet_shape(&component))).print();
+    }
     for (name, report) in reports {
         say!("\n{name} on {} in {}: {report}", device.name(), args.model.dtype);
         by_op(report).print();
@@ -79,6 +83,22 @@ fn census(weights: &Weights) {
     }
     out.row(["all".into(), total.0.to_string(), total.1.to_string(), table::bytes(total.2), String::new()]);
     out.print();
+}
+
+/// What a step does not compute, beside the published implementation.
+fn spared(step: u64, s: &Spared) -> Table {
+    let mut out = Table::new(&[">work of a step", ""]);
+    out.row([table::flop(step + s.total()), "as published".into()]);
+    let rows = [
+        (s.discarded, "less attention of the unconditional half to the reference, which is thrown away"),
+        (s.reference_keys, "less keys and values of the reference in every frame: once per clip"),
+        (s.single_token, "less cross-attention to a single token: a constant"),
+    ];
+    for (work, what) in rows {
+        out.row([table::flop(work), what.to_string()]);
+    }
+    out.row([table::flop(step), "here".into()]);
+    out
 }
 
 /// Nodes, launches and work of each op and variant.

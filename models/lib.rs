@@ -23,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod arithmetic;
 pub mod backbone;
 pub mod blocks;
 pub mod case;
@@ -50,6 +51,8 @@ pub mod transformer;
 pub mod unet;
 pub mod vae;
 
+pub use arithmetic::Spared;
+pub use backbone::FusionBlocks;
 pub use clip::{ClipText, ClipVision};
 pub use controlnet::ControlNet;
 pub use error::{Error, Result};
@@ -61,7 +64,7 @@ pub use muybridge_runtime as runtime;
 pub use muybridge_runtime::{DType, Device, HostTensor, Plan, Tensor};
 pub use pose_guider::{GuiderConfig, GuiderShape, PoseGuider};
 pub use referencenet::ReferenceNet;
-pub use stages::{Features, StepPlan, UnetShape};
+pub use stages::{Features, ReferenceShape, StepPlan, UnetShape};
 pub use tiling::Tiling;
 pub use unet::Unet;
 pub use vae::{Vae, VaeConfig, VaeShape};

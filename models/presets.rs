@@ -21,6 +21,16 @@ pub const PRESETS: &[Preset] = &[
     Preset { name: "sd21-unet", class: "UNet2DConditionModel", json: include_str!("configs/sd21-unet.json") },
     Preset { name: "sdxl-unet", class: "UNet2DConditionModel", json: include_str!("configs/sdxl-unet.json") },
     Preset { name: "sd15-controlnet", class: "ControlNetModel", json: include_str!("configs/sd15-controlnet.json") },
+    Preset {
+        name: "animateanyone-unet3d",
+        class: "UNet3DConditionModel",
+        json: include_str!("configs/animateanyone-unet3d.json"),
+    },
+    Preset {
+        name: "animateanyone-reference",
+        class: "ReferenceUNet2DConditionModel",
+        json: include_str!("configs/animateanyone-reference.json"),
+    },
     Preset { name: "sd-vae", class: "AutoencoderKL", json: include_str!("configs/sd-vae.json") },
 ];
 

@@ -8,12 +8,13 @@ use std::path::Path;
 use muybridge_loaders::{Config, LoadReport, Weights};
 use muybridge_runtime::{Device, Pins, PlanOptions, Value};
 
-use crate::backbone::{Backbone, add_residual, add_residuals};
+use crate::backbone::{Backbone, FusionBlocks, add_residual, add_residuals};
 use crate::config::UnetConfig;
 use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
 use crate::layers::{Conv2d, GroupNorm};
 use crate::stages::{Operands, Stages, StepPlan, UnetShape};
+use crate::transformer::SelfAttention;
 
 /// What ControlNets add to a UNet.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +97,11 @@ impl Unet {
     /// Fields of the configuration that the engine does not know; they had no effect.
     pub fn unread_fields(&self) -> &[String] {
         &self.unread
+    }
+
+    /// Its self-attentions in the given blocks, in the order of the launches, each with the number of halvings before it.
+    pub fn self_attentions(&self, blocks: FusionBlocks) -> impl Iterator<Item = (usize, &SelfAttention)> {
+        self.backbone.self_attentions(blocks)
     }
 
     /// Binds the network to its device, with the pins of `MUYBRIDGE_PIN`.

@@ -10,8 +10,8 @@ use muybridge::clip::ClipTextShape;
 use muybridge::presets::{PRESETS, Preset};
 use muybridge::runtime::{DType, Device, PlanReport};
 use muybridge::{
-    ClipText, ClipVision, Config, ControlNet, GuidanceEncoder, GuiderConfig, PoseGuider, Result, Tiling, Unet,
-    UnetShape, Vae, VaeShape, Weights,
+    ClipText, ClipVision, Config, ControlNet, GuidanceEncoder, GuiderConfig, PoseGuider, ReferenceNet, Result, Tiling,
+    Unet, UnetShape, Vae, VaeShape, Weights,
 };
 
 type Names = BTreeMap<String, Vec<usize>>;
@@ -210,6 +210,10 @@ fn presets_hold_no_field_that_the_engine_does_not_know() {
         let weights = Weights::procedural(1, DType::F16);
         let unread = match preset.class {
             "UNet2DConditionModel" => Unet::of(&config, weights, &device).unwrap().unread_fields().to_vec(),
+            "UNet3DConditionModel" => Unet::of(&config, weights, &device).unwrap().unread_fields().to_vec(),
+            "ReferenceUNet2DConditionModel" => {
+                ReferenceNet::of(&config, weights, &device).unwrap().unread_fields().to_vec()
+            }
             "ControlNetModel" => ControlNet::of(&config, weights, &device).unwrap().unread_fields().to_vec(),
             _ => Vae::of(&config, weights, &device).unwrap().unread_fields().to_vec(),
         };

@@ -2,7 +2,9 @@
 
 use muybridge::presets::Preset;
 use muybridge::runtime::PlanReport;
-use muybridge::{ControlNet, DType, Device, Result, Tiling, Unet, UnetShape, Vae, VaeShape, Weights};
+use muybridge::{
+    ControlNet, DType, Device, FusionBlocks, ReferenceShape, Result, Tiling, Unet, UnetShape, Vae, VaeShape, Weights,
+};
 
 /// The kernel languages that every network must be plannable in.
 const TARGETS: [&str; 3] = ["trace:cpu", "trace:wgpu", "trace:cuda"];
@@ -102,6 +104,45 @@ fn larger_networks_plan_on_every_target() -> Result<()> {
         }
         sound(&vae_decoder(target, 64, DType::F32)?);
         sound(&vae_decoder(target, 96, DType::F16)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guided_step_of_a_video_spares_a_sixth_of_the_published_work() -> Result<()> {
+    for target in TARGETS {
+        let device = Device::open(target)?;
+        let config = Preset::find("animateanyone-unet3d")?.config()?;
+        let unet = Unet::of(&config, Weights::procedural(0, DType::F16), &device)?;
+        let (height, width, blocks) = (96, 64, FusionBlocks::Full);
+        let reference = Some(ReferenceShape { items: 1, height, width, first_clip: 1, blocks });
+        let shape = UnetShape {
+            batch: 2,
+            height,
+            width,
+            context: 1,
+            dtype: DType::F16,
+            frames: 24,
+            shared: true,
+            pose_features: true,
+            reference,
+            ..UnetShape::default()
+        };
+        let plan = unet.plan(shape)?;
+        let work = plan.report().cost().flop;
+        near(work, 88.6e12);
+        near(work + unet.spared(&shape).total(), 107.4e12);
+        // Weights, activations, features of the reference and of poses: both halves at once, then one after the other.
+        let features = |p: &muybridge::StepPlan| p.clip_plan().outputs().map(|(_, d)| d.bytes()).sum::<u64>();
+        let total = plan.report().weights + plan.report().arena + features(&plan);
+        assert!(total < 6_000_000_000, "{target}: {total} bytes");
+        let half = UnetShape { batch: 1, shared: false, ..shape };
+        let cond =
+            unet.plan(UnetShape { reference: reference.map(|r| ReferenceShape { first_clip: 0, ..r }), ..half })?;
+        let total = cond.report().weights + cond.report().arena + features(&cond);
+        assert!(total < 4_500_000_000, "{target}: {total} bytes");
+        let uncond = unet.plan(UnetShape { reference: None, ..half })?;
+        assert!(uncond.report().arena <= cond.report().arena);
     }
     Ok(())
 }
