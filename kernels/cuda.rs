@@ -28,9 +28,14 @@ pub(crate) fn translated(lowering: Option<Lowering>, file: &'static str, text: &
     Some(lowering)
 }
 
-/// Whether tensor cores serve the site's dtype, by the instructions that `kernels/tile.cu` uses.
+/// Whether tensor cores serve the site's dtype, by the instructions that the prelude wraps.
 pub(crate) fn tensor_cores(site: &Site<'_>) -> bool {
-    site.output.dtype != DType::F32 && site.caps.compute_capability.is_some_and(|c| c >= (8, 0))
+    let least = match site.output.dtype {
+        DType::F32 => return false,
+        DType::F16 => (7, 5),
+        DType::BF16 => (8, 0),
+    };
+    site.caps.compute_capability.is_some_and(|c| c >= least)
 }
 
 /// How the main loop of `kernels/tile.cu` divides a product: rows and columns of a block's tile, its warps along both, and the
@@ -73,6 +78,6 @@ impl Tile {
         let threads = 32 * self.warps[0] * self.warps[1];
         let mut launch = kernel.launch(line(site.caps, blocks), [threads, 1, 1], params)?;
         launch.shared = self.stages * (self.rows + self.columns) * 64;
-        Some(launch)
+        (launch.shared <= site.caps.max_shared).then_some(launch)
     }
 }

@@ -25,10 +25,52 @@ DEV u16 float_to_f16(float x) {
     return bits;
 }
 
+DEV u16 float_to_bf16(float x) {
 #if __CUDA_ARCH__ >= 800
+    u16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+#else
+    u32 u = __float_as_uint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (u16)(u >> 16 | 0x40);  // NaN stays one
+    return (u16)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+#endif
+}
+
+// Two neighbours in a register, the first in its lower half.
+DEV u32 pack_f16(float first, float second) {
+#if __CUDA_ARCH__ >= 800
+    u32 both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+    return both;
+#else
+    return float_to_f16(first) | (u32)float_to_f16(second) << 16;
+#endif
+}
+
+DEV u32 pack_bf16(float first, float second) {
+#if __CUDA_ARCH__ >= 800
+    u32 both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+    return both;
+#else
+    return float_to_bf16(first) | (u32)float_to_bf16(second) << 16;
+#endif
+}
+
+// 2^x to 2 ulp; results below the normal numbers are 0.
+DEV float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+#if __CUDA_ARCH__ >= 750
 // d += a b on tensor cores, for one m16n8k16 tile of a warp. Lane l holds rows l/4 and l/4+8 of a and d, column l/4 of b, and
-// the neighbours 2(l%4), 2(l%4)+1 along the other axis (of a and b also those 8 further). Needs compute capability 8.0.
+// the neighbours 2(l%4), 2(l%4)+1 along the other axis (of a and b also those 8 further). Compute capability 7.5 knows only
+// f16, and takes the two halves of k in turn: half the registers of a, half of b.
 template <bool BF16> DEV void mma_16816(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
     if (BF16) {
         asm volatile(
             "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -40,6 +82,13 @@ template <bool BF16> DEV void mma_16816(float (&d)[4], const u32 (&a)[4], const 
             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
     }
+#else
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
+#endif
 }
 
 // The same for all tiles of a warp: one call, so that the emulator meets once.
@@ -51,25 +100,49 @@ DEV void mma_tile(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[N
         for (int j = 0; j < NI; j++) mma_16816<BF16>(d[i][j], a[i], b[j]);
 }
 
-// Four 8x8 matrices of 16-bit elements from shared memory; lane l names row l%8 of matrix l/8, 16 bytes.
+// Four 8x8 matrices of 16-bit elements from shared memory; lane l names row l%8 of matrix l/8, 16 bytes, and gets of each
+// matrix the neighbours 2(l%4), 2(l%4)+1 of row l/4.
 DEV void ldmatrix_x4(u32 (&r)[4], const void* row) {
     u32 at = (u32)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
 }
 
-// 16 bytes to shared memory, later: from global memory, or zeros where not `really`. Both addresses aligned to 16.
+// The same of the transposed matrices: rows 2(l%4), 2(l%4)+1 of column l/4.
+DEV void ldmatrix_x4_transposed(u32 (&r)[4], const void* row) {
+    u32 at = (u32)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+#endif
+
+// 16 bytes to shared memory, later: from global memory, or zeros where not `really`. Both addresses aligned to 16. Before
+// compute capability 8.0 the copy is not asynchronous.
 DEV void copy_async_16(void* to, const void* from, bool really) {
+#if __CUDA_ARCH__ >= 800
     u32 at = (u32)__cvta_generic_to_shared(to);
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(really ? 16 : 0) : "memory");
+#else
+    struct alignas(16) Chunk {
+        u32 v[4];
+    };
+    *(Chunk*)to = really ? *(const Chunk*)from : Chunk{};
+#endif
 }
 
 // Closes a group of this thread's copies.
-DEV void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+DEV void copy_async_commit() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
 
 // Waits until at most the N latest groups of this thread's copies are under way.
-template <int N> DEV void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+template <int N> DEV void copy_async_wait() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 #endif
+}
 #endif
 
 // 16-bit numbers as they are stored. Arithmetic is f32.
@@ -88,10 +161,10 @@ DEV float widen(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
 template <class T> DEV T narrow(float x);
 template <> DEV float narrow<float>(float x) { return x; }
 template <> DEV f16 narrow<f16>(float x) { return f16{float_to_f16(x)}; }
-template <> DEV bf16 narrow<bf16>(float x) {
-    u32 u = __float_as_uint(x);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return bf16{(u16)(u >> 16 | 0x40)};  // NaN stays one
-    return bf16{(u16)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
+template <> DEV bf16 narrow<bf16>(float x) { return bf16{float_to_bf16(x)}; }
+
+template <bool BF16> DEV u32 pack(float first, float second) {
+    return BF16 ? pack_bf16(first, second) : pack_f16(first, second);
 }
 
 // N elements that are loaded and stored at once.

@@ -3,7 +3,7 @@
 //
 // A block of 32 WARPS_M WARPS_N threads makes a TILE_M x TILE_N tile of a w^T. A stage of the ring holds TILE_K columns of the
 // tile's rows of a, then of w: 64 bytes each, in four chunks of 16 that are swizzled so that neither the copies nor the
-// fragments meet in a bank. Needs compute capability 8.0 and 16-bit elements.
+// fragments meet in a bank. Needs 16-bit elements, and compute capability 7.5 (bf16: 8.0).
 
 constexpr u32 TILE_K = 32, THREADS = 32 * WARPS_M * WARPS_N;
 constexpr u32 WARP_M = TILE_M / WARPS_M, WARP_N = TILE_N / WARPS_N;

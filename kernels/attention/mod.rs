@@ -57,6 +57,10 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "reference", target: Target::Cpu, launches: 1 },
     Variant { name: "tiled", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "frames", target: Target::Cuda, launches: 1 },
+    Variant { name: "few_keys", target: Target::Cuda, launches: 1 },
+    Variant { name: "mma", target: Target::Cuda, launches: 1 },
+    Variant { name: "wide", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
@@ -267,6 +271,34 @@ pub fn cases() -> Vec<Case> {
         // Heads too wide for one tile's values, divided with and without a rest.
         own("width_200", 1, 20, 1, 200),
         own("width_166", 2, 11, 1, 166),
+        // Heads of the widths that networks have, with several tiles of queries and of keys, and ragged ends.
+        own("width_32_tiles", 1, 150, 2, 32),
+        own("width_40_tiles", 1, 150, 2, 40),
+        own("width_80_tiles", 1, 133, 1, 80),
+        own("width_128_tiles", 1, 140, 1, 128),
+        own("width_160_tiles", 1, 129, 1, 160),
+        own("width_512_tiles", 1, 70, 1, 512),
+        own("width_168", 2, 33, 1, 168),
+        Case::new("segment_tiles", segment(1, 2), vec![act([3, 130, 240]), act([2, 75, 160])]),
+        Case::new("causal_tiles", Attention { causal: true, ..Attention::packed(2) }, packed(1, 150, 2, 40)),
+        Case::new("masked_tiles", Attention { segment: Some(1), mask: true, ..Attention::packed(1) }, {
+            vec![act([2, 90, 120]), act([1, 20, 80]), Operand::activation([2, 90, 90]).range(-5.0, 5.0)]
+        }),
+        Case::new("text_tiles", Attention::cross(2), cross(2, 330, 77, 2, 40)),
+        Case::new("text_width_160", Attention::cross(1), cross(1, 70, 77, 1, 160)),
+        Case::new("masked_text", Attention { mask: true, ..Attention::cross(2) }, {
+            vec![act([2, 70, 80]), act([1, 20, 160]), Operand::activation([2, 1, 20]).range(-5.0, 5.0)]
+        }),
+        Case::new("frames_16", Attention { axis: Axis::Frames(16), ..Attention::packed(3) }, packed(32, 5, 3, 40)),
+        Case::new("frames_29", Attention { axis: Axis::Frames(29), ..Attention::packed(2) }, packed(29, 3, 2, 80)),
+        Case::new(
+            "frames_width_160",
+            Attention { axis: Axis::Frames(24), ..Attention::packed(1) },
+            packed(24, 3, 1, 160),
+        ),
+        Case::new("causal_frames", Attention { axis: Axis::Frames(20), causal: true, ..Attention::packed(2) }, {
+            packed(20, 3, 2, 8)
+        }),
         Case::new("large_scores", Attention::packed(1), vec![Operand::activation([1, 24, 96]).range(0.0, 12.0)]),
         Case::new("frames", Attention { axis: Axis::Frames(3), ..Attention::packed(2) }, packed(6, 10, 2, 8)),
         Case::new("frames_24", Attention { axis: Axis::Frames(24), ..Attention::packed(8) }, packed(24, 6, 8, 5)),

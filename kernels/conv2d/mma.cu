@@ -3,7 +3,7 @@
 // launch: a line of ceil(B Ho Wo / TILE_M) * ceil(Cout / TILE_N) blocks of 32 WARPS_M WARPS_N;
 //         STAGES (TILE_M + TILE_N) 64 dynamic shared bytes
 // work:   2 KH KW (C1 + C2) flop per element of y; each tap reads its map again (from L2), w read pixels / TILE_M times
-// needs:  f16 or bf16, compute capability 8.0, C1 and C2 multiples of 8
+// needs:  f16 or bf16, compute capability 7.5 (bf16: 8.0), C1 and C2 multiples of 8
 // error:  f32 sums in chunks of 16 in the order of the filter, one rounding to the output's type
 // idea:   the main loop of kernels/tile.cu; a row of a is an output pixel, a column a tap and channel: gathered from the map
 //         16 bytes at a time while it is copied, zeros in the padding, so that no matrix of patches is ever stored

@@ -4,7 +4,7 @@
 // launch: a line of items * ceil(M / TILE_M) * ceil(C / TILE_N) blocks of 32 WARPS_M WARPS_N;
 //         STAGES (TILE_M + TILE_N) 64 dynamic shared bytes
 // work:   2 K flop per element of a [M,C] product; a read C / TILE_N times, w M / TILE_M times (from L2), y written once
-// needs:  f16 or bf16, compute capability 8.0, K a multiple of 8, N of 8 with a gate
+// needs:  f16 or bf16, compute capability 7.5 (bf16: 8.0), K a multiple of 8, N of 8 with a gate
 // error:  f32 sums in chunks of 16 in the order of k, one rounding to the output's type
 // idea:   the main loop of kernels/tile.cu over rows of a and w, and the epilogue on the accumulators
 

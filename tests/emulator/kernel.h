@@ -181,6 +181,14 @@ typedef short emulated_v8s __attribute__((vector_size(16)));
 // The builtins and not immintrin.h: that header alone costs more to parse than a kernel to compile.
 DEV float f16_to_float(u16 h) { return __builtin_ia32_vcvtph2ps(emulated_v8s{(short)h})[0]; }
 DEV u16 float_to_f16(float x) { return (u16)__builtin_ia32_vcvtps2ph(emulated_v4f{x}, 0)[0]; }
+DEV u16 float_to_bf16(float x) {
+  u32 u = __float_as_uint(x);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;  // the one NaN that hardware gives
+  return (u16)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+DEV u32 pack_f16(float first, float second) { return float_to_f16(first) | (u32)float_to_f16(second) << 16; }
+DEV u32 pack_bf16(float first, float second) { return float_to_bf16(first) | (u32)float_to_bf16(second) << 16; }
+DEV float exp2_fast(float x) { return exp2f(x); }
 // A whole warp tile in one meeting; `BF16` chooses the operands' format.
 template <bool BF16, int MI, int NI>
 DEV void mma_tile(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[NI][2]) {
@@ -191,6 +199,10 @@ DEV void mma_tile(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[N
 DEV void ldmatrix_x4(u32 (&r)[4], const void* row) {
   emulator::LdmatrixArg arg{r, row};
   emulator::warp_collective("ldmatrix", emulator::run_ldmatrix, &arg, 0xffffffffu, 0);
+}
+DEV void ldmatrix_x4_transposed(u32 (&r)[4], const void* row) {
+  emulator::LdmatrixArg arg{r, row};
+  emulator::warp_collective("ldmatrix", emulator::run_ldmatrix, &arg, 0xffffffffu, 1);
 }
 DEV void copy_async_16(void* to, const void* from, bool really) { emulator::copy_issue(to, from, 16, really); }
 DEV void copy_async_commit() { emulator::current->copy_group++; }
