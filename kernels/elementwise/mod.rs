@@ -40,6 +40,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "reference", target: Target::Cpu, launches: 1 },
     Variant { name: "vec4", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "vec8", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
@@ -159,6 +160,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("mish_far", act(Activation::Mish), vec![Operand::activation([1, 64, 4]).range(0.0, 200.0)]),
         Case::new("clamp", Elementwise::Clamp(-1.0, 0.5), one([3, 5, 7])),
         Case::new("to_f32", Elementwise::Cast(DType::F32), one([3, 5, 7])),
+        Case::new("octets_to_f32", Elementwise::Cast(DType::F32), one([3, 5, 16])),
+        Case::new("clamp_octets", Elementwise::Clamp(-1.0, 0.5), one([3, 50, 24])),
         Case::full_size("unet_skip", Elementwise::ADD, two([2, 4096, 320])),
     ]
 }

@@ -38,8 +38,17 @@ pub(super) fn lower(op: &Elementwise, variant: &str, site: &Site<'_>) -> Option<
     kernel.lower(launches)
 }
 
+/// Factor or lower limit, upper limit.
+pub(super) fn factors(op: &Elementwise) -> [f32; 2] {
+    match *op {
+        Elementwise::AddScaled(factor) | Elementwise::Scale(factor) => [factor, 0.0],
+        Elementwise::Clamp(low, high) => [low, high],
+        _ => [0.0, 0.0],
+    }
+}
+
 /// `KIND` of the sources.
-fn kind(op: &Elementwise) -> u32 {
+pub(super) fn kind(op: &Elementwise) -> u32 {
     match op {
         Elementwise::AddScaled(_) => 0,
         Elementwise::Multiply => 1,
@@ -75,11 +84,7 @@ fn launch(op: &Elementwise, kernel: &Kernel<'_>, part: Range<u64>, period: u64, 
         phase = 0;
     }
     let (first_a, first_y) = (kernel.cut("a", part.clone()), kernel.cut("y", part));
-    let (low, high) = match *op {
-        Elementwise::AddScaled(factor) | Elementwise::Scale(factor) => (factor, 0.0),
-        Elementwise::Clamp(low, high) => (low, high),
-        _ => (0.0, 0.0),
-    };
+    let [low, high] = factors(op);
     let index = if let Elementwise::ScaleBy(index) = op { *index as u32 } else { 0 };
     let quads = |n: u64| (n / lanes) as u32;
     let params = [
@@ -89,7 +94,7 @@ fn launch(op: &Elementwise, kernel: &Kernel<'_>, part: Range<u64>, period: u64, 
         quads(u64::from(first_a)),
         quads(u64::from(first_b)),
         quads(u64::from(first_y)),
-        f32::to_bits(low),
+        low.to_bits(),
         high.to_bits(),
         index,
     ];

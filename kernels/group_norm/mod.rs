@@ -40,6 +40,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "two_pass", target: Target::Wgsl, launches: 2 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
     Variant { name: "one_pass", target: Target::Cuda, launches: 1 },
+    Variant { name: "two_pass", target: Target::Cuda, launches: 2 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
 
@@ -168,6 +169,14 @@ pub fn cases() -> Vec<Case> {
         Case::new("modulated", GroupNorm { modulate: Some(6), ..silu(4) }, {
             let mut o = ops(vec![x([2, 5, 6, 16])], 16);
             o.push(Operand::activation([2, 40]));
+            o
+        }),
+        // Groups that share vectors of eight channels, a slab that ends early, and several chunks that end unevenly.
+        Case::new("width_10", silu(4), ops(vec![x([2, 21, 23, 40])], 40)),
+        Case::new("uneven_slabs", silu(20), ops(vec![x([1, 9, 13, 200])], 200)),
+        Case::new("chunks_of_clips", GroupNorm { frames: 2, modulate: Some(8), ..two }, {
+            let mut o = ops(vec![x([4, 19, 16, 24]), x([4, 19, 16, 8])], 32);
+            o.push(Operand::activation([4, 72]));
             o
         }),
         Case::new("mish", GroupNorm { activation: Activation::Mish, ..silu(4) }, ops(vec![x([2, 5, 6, 16])], 16)),

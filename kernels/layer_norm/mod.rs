@@ -27,6 +27,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "subgroup", target: Target::Wgsl, launches: 1 },
     Variant { name: "workgroup", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "vec8", target: Target::Cuda, launches: 1 },
     Variant { name: "warp", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
@@ -93,6 +94,10 @@ pub fn cases() -> Vec<Case> {
         Case::new("ragged", op, ops([2, 7, 13])),
         Case::new("unet_like", op, ops([2, 40, 320])),
         Case::new("wide", op, ops([1, 3, 1280])),
+        Case::new("far_mean", op, {
+            let affine = || Operand::weight([264]).range(1.0, 0.5);
+            vec![Operand::activation([2, 9, 264]).range(30.0, 1.0), affine(), affine()]
+        }),
         Case::new("prime", op, ops([1, 101, 67])),
         Case::new("frames", op, {
             vec![Operand::activation([6, 7, 13]), Operand::weight([13]).range(1.0, 0.5), Operand::weight([3, 13])]
