@@ -156,6 +156,22 @@ pub enum LoadError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A picture cannot be read or written.
+    #[error("{}: bad picture: {reason}", file.display())]
+    Picture {
+        /// The picture's file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A motion's frames cannot be read or written: a video, an animation, or a folder of pictures.
+    #[error("{}: {reason}", file.display())]
+    Video {
+        /// The file or folder.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Tensors are present that nothing asked for.
     #[error("{}: {} tensors that nothing asked for: {}", file.display(), tensors.len(), listed(tensors, 8))]
     Unused {
@@ -174,6 +190,14 @@ impl LoadError {
 
     pub(crate) fn tensor(file: &Path, tensor: &str, reason: impl ToString) -> LoadError {
         LoadError::Tensor { file: file.into(), tensor: shown(tensor), reason: reason.to_string() }
+    }
+
+    pub(crate) fn picture(file: &Path, reason: impl ToString) -> LoadError {
+        LoadError::Picture { file: file.into(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn video(file: &Path, reason: impl ToString) -> LoadError {
+        LoadError::Video { file: file.into(), reason: reason.to_string() }
     }
 
     pub(crate) fn config(file: &Path, field: &str, reason: impl ToString) -> LoadError {

@@ -1,4 +1,4 @@
-//! Files: safetensors weights, sharded checkpoints, JSON configurations and CLIP's vocabularies.
+//! Files: safetensors weights, sharded checkpoints, JSON configurations, CLIP's vocabularies, pictures and videos.
 //!
 //! This crate knows file formats and how to distrust them: every length, offset, name and number of a file is checked
 //! before it is used, and every failure is a [`LoadError`] that names the file and the tensor or field. It must not know
@@ -19,11 +19,14 @@ mod index;
 mod json;
 mod locate;
 mod map;
+mod partial;
+mod picture;
 mod procedural;
 mod report;
 mod table;
 mod tensors;
 mod tokenizer;
+mod video;
 mod weights;
 
 pub use config::{Config, Field};
@@ -32,7 +35,9 @@ pub use file::SafetensorsFile;
 pub use finite::first_non_finite;
 pub use header::{Header, TensorEntry};
 pub use index::Index;
+pub use picture::Picture;
 pub use report::{CensusEntry, LoadReport};
 pub use tensors::{read_tensors, write_tensors};
 pub use tokenizer::Tokenizer;
+pub use video::{FrameRate, Frames, Guidance, VideoWriter};
 pub use weights::Weights;

@@ -1,10 +1,8 @@
 //! Small safetensors files of plain tensors: recorded inputs and outputs, not checkpoints.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use muybridge_runtime::{DType, HostTensor, TensorDesc};
 use safetensors::tensor::{Dtype, TensorView};
@@ -12,6 +10,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::error::{LoadError, Result};
 use crate::file::SafetensorsFile;
 use crate::header::{Header, TensorEntry};
+use crate::partial::Partial;
 
 /// Reads all tensors of a file into memory. Floats of 16 and 32 bits stay as they are; integers, booleans and f64
 /// become f32, f64 rounded to nearest even. What a tensor was stored as is told by [`SafetensorsFile::header`].
@@ -89,36 +88,8 @@ fn format_dtype(dtype: DType) -> Dtype {
     }
 }
 
-/// Removes a file unless the writing of it came to its end.
-struct Unfinished(Option<PathBuf>);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // Nothing more can be done about a file that cannot be removed either.
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().ok_or_else(|| std::io::Error::other("names no file"))?;
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.{}.partial", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    let partial = dir.join(hidden);
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&partial)?;
-    let mut unfinished = Unfinished(Some(partial.clone()));
+    let (partial, mut file) = Partial::file(path)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&partial, path)?;
-    unfinished.0 = None;
-    // The name is on disk only when its directory is. Some systems cannot sync a directory: there, it follows later.
-    if let Ok(dir) = File::open(dir) {
-        let _ = dir.sync_all();
-    }
-    Ok(())
+    partial.commit(file)
 }

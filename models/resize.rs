@@ -6,6 +6,8 @@
 
 use std::f64::consts::PI;
 
+pub use muybridge_loaders::Picture;
+
 use crate::error::{Error, Result};
 
 const MODEL: &str = "resize";
@@ -74,25 +76,17 @@ impl Filter {
     }
 }
 
-/// Pixels in rows, `channels` bytes each: 1 is grey, 2 grey with alpha, 3 colour, 4 colour with alpha.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picture {
-    /// Pixels of a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// Bytes of a pixel.
-    pub channels: usize,
-    /// The bytes, row by row.
-    pub pixels: Vec<u8>,
-}
-
-impl Picture {
+/// A picture in other sizes.
+pub trait Resize: Sized {
     /// The picture in another size. Alpha is multiplied into the other channels while they are resampled.
     ///
     /// # Errors
     /// Extents that are 0, beyond 65536, or do not fit the pixels.
-    pub fn resize(&self, width: usize, height: usize, filter: Filter) -> Result<Picture> {
+    fn resize(&self, width: usize, height: usize, filter: Filter) -> Result<Self>;
+}
+
+impl Resize for Picture {
+    fn resize(&self, width: usize, height: usize, filter: Filter) -> Result<Picture> {
         let fits = self.width.checked_mul(self.height).and_then(|n| n.checked_mul(self.channels));
         if fits != Some(self.pixels.len()) || !(1..=4).contains(&self.channels) {
             let Picture { width, height, channels, pixels } = self;
@@ -110,91 +104,91 @@ impl Picture {
             return Ok(self.clone());
         }
         if filter == Filter::Nearest {
-            return Ok(self.nearest(width, height));
+            return Ok(nearest(self, width, height));
         }
         let alpha = self.channels.is_multiple_of(2);
-        let picture = if alpha { self.multiplied() } else { self.clone() };
-        let wide = |p: Picture| if width == self.width { p } else { p.horizontal(width, filter) };
-        let high = |p: Picture| if height == self.height { p } else { p.vertical(height, filter) };
+        let picture = if alpha { multiplied(self) } else { self.clone() };
+        let wide = |p: Picture| if width == self.width { p } else { horizontal(&p, width, filter) };
+        let high = |p: Picture| if height == self.height { p } else { vertical(&p, height, filter) };
         // Each pass rounds, so their order shows in the last bit. From version 13 on Pillow takes the columns first where
         // that is much less work.
         let columns_first = height < self.height && self.height - height + 2 * width > 2 * self.width;
         let picture = if columns_first { wide(high(picture)) } else { high(wide(picture)) };
-        Ok(if alpha { picture.divided() } else { picture })
+        Ok(if alpha { divided(&picture) } else { picture })
     }
+}
 
-    fn nearest(&self, width: usize, height: usize) -> Picture {
-        // The position is added up, as Pillow does: its rounding decides which pixel is under a middle.
-        let places = |from: usize, to: usize| {
-            let stride = from as f64 / to as f64;
-            let mut place = stride * 0.5;
-            let next = move |_| {
-                let here = place as usize;
-                place += stride;
-                here.min(from - 1)
-            };
-            (0..to).map(next).collect::<Vec<usize>>()
+fn nearest(from: &Picture, width: usize, height: usize) -> Picture {
+    // The position is added up, as Pillow does: its rounding decides which pixel is under a middle.
+    let places = |from: usize, to: usize| {
+        let stride = from as f64 / to as f64;
+        let mut place = stride * 0.5;
+        let next = move |_| {
+            let here = place as usize;
+            place += stride;
+            here.min(from - 1)
         };
-        let (columns, rows) = (places(self.width, width), places(self.height, height));
-        let mut pixels = Vec::with_capacity(width * height * self.channels);
-        for row in rows {
-            for column in &columns {
-                pixels.extend_from_slice(&self.pixels[(row * self.width + column) * self.channels..][..self.channels]);
+        (0..to).map(next).collect::<Vec<usize>>()
+    };
+    let (columns, rows) = (places(from.width, width), places(from.height, height));
+    let mut pixels = Vec::with_capacity(width * height * from.channels);
+    for row in rows {
+        for column in &columns {
+            pixels.extend_from_slice(&from.pixels[(row * from.width + column) * from.channels..][..from.channels]);
+        }
+    }
+    Picture { width, height, channels: from.channels, pixels }
+}
+
+fn horizontal(from: &Picture, width: usize, filter: Filter) -> Picture {
+    let taps = taps(from.width, width, filter);
+    let mut pixels = Vec::with_capacity(width * from.height * from.channels);
+    for row in from.pixels.chunks(from.width * from.channels) {
+        for Taps { first, weights } in &taps {
+            for c in 0..from.channels {
+                let sources = row[first * from.channels + c..].iter().step_by(from.channels);
+                pixels.push(weigh(sources, weights));
             }
         }
-        Picture { width, height, channels: self.channels, pixels }
     }
+    Picture { width, pixels, ..*from }
+}
 
-    fn horizontal(&self, width: usize, filter: Filter) -> Picture {
-        let taps = taps(self.width, width, filter);
-        let mut pixels = Vec::with_capacity(width * self.height * self.channels);
-        for row in self.pixels.chunks(self.width * self.channels) {
-            for Taps { first, weights } in &taps {
-                for c in 0..self.channels {
-                    let sources = row[first * self.channels + c..].iter().step_by(self.channels);
-                    pixels.push(weigh(sources, weights));
-                }
-            }
+fn vertical(from: &Picture, height: usize, filter: Filter) -> Picture {
+    let pitch = from.width * from.channels;
+    let mut pixels = Vec::with_capacity(pitch * height);
+    for Taps { first, weights } in taps(from.height, height, filter) {
+        for x in 0..pitch {
+            pixels.push(weigh(from.pixels[first * pitch + x..].iter().step_by(pitch), &weights));
         }
-        Picture { width, pixels, ..*self }
     }
+    Picture { height, pixels, ..*from }
+}
 
-    fn vertical(&self, height: usize, filter: Filter) -> Picture {
-        let pitch = self.width * self.channels;
-        let mut pixels = Vec::with_capacity(pitch * height);
-        for Taps { first, weights } in taps(self.height, height, filter) {
-            for x in 0..pitch {
-                pixels.push(weigh(self.pixels[first * pitch + x..].iter().step_by(pitch), &weights));
-            }
+/// Colour times alpha, rounded.
+fn multiplied(from: &Picture) -> Picture {
+    map_colour(from, |colour, alpha| {
+        let product = u32::from(colour) * u32::from(alpha) + 128;
+        (((product >> 8) + product) >> 8) as u8
+    })
+}
+
+/// Colour over alpha, cut.
+fn divided(from: &Picture) -> Picture {
+    map_colour(from, |colour, alpha| match alpha {
+        0 | 255 => colour,
+        _ => (255 * u32::from(colour) / u32::from(alpha)).min(255) as u8,
+    })
+}
+
+fn map_colour(from: &Picture, f: impl Fn(u8, u8) -> u8) -> Picture {
+    let mut picture = from.clone();
+    for pixel in picture.pixels.chunks_mut(from.channels) {
+        if let Some((alpha, colours)) = pixel.split_last_mut() {
+            colours.iter_mut().for_each(|colour| *colour = f(*colour, *alpha));
         }
-        Picture { height, pixels, ..*self }
     }
-
-    /// Colour times alpha, rounded.
-    fn multiplied(&self) -> Picture {
-        self.map_colour(|colour, alpha| {
-            let product = u32::from(colour) * u32::from(alpha) + 128;
-            (((product >> 8) + product) >> 8) as u8
-        })
-    }
-
-    /// Colour over alpha, cut.
-    fn divided(&self) -> Picture {
-        self.map_colour(|colour, alpha| match alpha {
-            0 | 255 => colour,
-            _ => (255 * u32::from(colour) / u32::from(alpha)).min(255) as u8,
-        })
-    }
-
-    fn map_colour(&self, f: impl Fn(u8, u8) -> u8) -> Picture {
-        let mut picture = self.clone();
-        for pixel in picture.pixels.chunks_mut(self.channels) {
-            if let Some((alpha, colours)) = pixel.split_last_mut() {
-                colours.iter_mut().for_each(|colour| *colour = f(*colour, *alpha));
-            }
-        }
-        picture
-    }
+    picture
 }
 
 /// The source pixels of one new pixel.

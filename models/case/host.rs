@@ -10,7 +10,7 @@ use super::Call;
 use crate::context::{Between, Windows, interpolate};
 use crate::error::{Error, Result};
 use crate::noise::{NoiseSource, TorchCpu, TorchCuda};
-use crate::resize::Picture;
+use crate::resize::{Picture, Resize};
 use crate::schedulers::{self, At, Churn, Run, Scheduler, StepInput};
 
 type Named = BTreeMap<String, HostTensor>;

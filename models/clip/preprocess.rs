@@ -5,7 +5,7 @@ use muybridge_runtime::HostTensor;
 
 use crate::config::{look_at, unknown};
 use crate::error::{Error, Result};
-use crate::resize::{Filter, Picture};
+use crate::resize::{Filter, Picture, Resize};
 
 const MODEL: &str = "CLIPImageProcessor";
 
