@@ -128,6 +128,6 @@ impl Case {
         let inputs: Vec<TensorDesc> = self.operands.iter().map(|o| o.desc(dtype)).collect();
         let is_weight: Vec<bool> = self.operands.iter().map(|o| o.role == Role::Weight).collect();
         let output = self.op.infer(&inputs)?;
-        Ok(self.op.lower(variant, &Site { inputs: &inputs, is_weight: &is_weight, output, caps }))
+        Ok(self.op.lower(variant, &Site { inputs: &inputs, is_weight: &is_weight, output, caps, tile: None }))
     }
 }

@@ -48,8 +48,21 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
+    /// Tilings that may be asked for: rows and columns, and the stages of the ring.
+    pub const NAMES: &'static [&'static str] = &["128x128x3", "128x64x4", "64x64x4"];
+
+    /// The tiling that the site asks for, or else one for a product of this size.
+    pub fn at(site: &Site<'_>, rows: usize, columns: usize) -> Tile {
+        match site.tile {
+            Some("128x128x3") => Tile { rows: 128, columns: 128, warps: [2, 4], stages: 3 },
+            Some("128x64x4") => Tile { rows: 128, columns: 64, warps: [4, 2], stages: 4 },
+            Some("64x64x4") => Tile { rows: 64, columns: 64, warps: [2, 2], stages: 4 },
+            _ => Tile::of(rows, columns),
+        }
+    }
+
     /// For a product of this size. Not measured on hardware yet: large tiles where there is more than half of one.
-    pub fn of(rows: usize, columns: usize) -> Tile {
+    fn of(rows: usize, columns: usize) -> Tile {
         if rows > 64 && columns > 64 {
             Tile { rows: 128, columns: 128, warps: [2, 4], stages: 3 }
         } else {

@@ -40,7 +40,10 @@ pub use resample::{Mode, Resample};
 pub use timestep_embedding::TimestepEmbedding;
 pub use unit_distance::UnitDistance;
 
-use muybridge_runtime::Variant;
+use muybridge_runtime::{Target, Variant};
+
+/// Changes with the sources of this crate: what was measured of its host kernels is measured again then.
+pub(crate) const REVISION: &str = env!("KERNELS_REVISION");
 
 /// An op's entry in the list of ops.
 #[derive(Clone, Copy, Debug)]
@@ -68,3 +71,12 @@ pub const OPS: &[Entry] = &[
     Entry { name: "pool", variants: pool::VARIANTS, cases: pool::cases },
     Entry { name: "unit_distance", variants: unit_distance::VARIANTS, cases: unit_distance::cases },
 ];
+
+/// Tilings of the products' kernels.
+pub(crate) fn tiles(variant: &Variant) -> &'static [&'static str] {
+    match (variant.target, variant.name) {
+        (Target::Wgsl, "tiled") => wgsl::TILES,
+        (Target::Cuda, "mma") => cuda::Tile::NAMES,
+        _ => &[],
+    }
+}

@@ -292,9 +292,15 @@ pub(crate) const TILE_COLUMNS: u64 = 64;
 /// Workgroups of tiles that let a large device's units each have one or two.
 const TILE_GROUPS: u64 = 128;
 
+/// Tilings that may be asked for: rows and columns.
+pub(crate) const TILES: &[&str] = &["16x64", "32x64", "64x64"];
+
 /// `ROWS` of `kernels/tile.wgsl`, whose tile has eight times as many rows: a tall tile reads less for the same work, unless
 /// so few of them make up the result that most of a large device would be idle.
-pub(crate) fn tile_rows(rows: u64, columns: u64) -> u64 {
+pub(crate) fn tile_rows(site: &Site<'_>, rows: u64, columns: u64) -> u64 {
+    if let Some(i) = TILES.iter().position(|t| site.tile == Some(t)) {
+        return 2 << i;
+    }
     let enough = |r: &u64| rows.div_ceil(8 * r) * columns.div_ceil(TILE_COLUMNS) >= TILE_GROUPS;
     [8, 4].into_iter().find(enough).unwrap_or(2)
 }

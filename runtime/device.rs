@@ -1,8 +1,8 @@
 //! Devices: opening them by name, and memory on them.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::backend::cpu::CpuBackend;
 use crate::backend::trace::TraceBackend;
@@ -10,6 +10,7 @@ use crate::backend::{Backend, Buffer, Caps, MemoryUse, Target};
 use crate::error::{Error, Result};
 use crate::host::HostTensor;
 use crate::tensor::{Tensor, TensorDesc};
+use crate::tuned::{Table, Tuned};
 
 /// How a device is opened. The default takes everything that the device offers.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +27,10 @@ pub struct DeviceOptions {
     pub no_subgroups: bool,
     /// Keep the bounds and loop checks of the shader compiler, which trusted kernels do without.
     pub checked: bool,
+    /// Name nodes to the driver, so that a debugger of GPUs shows their paths (wgpu; costs a little).
+    pub labels: bool,
+    /// Kernels that were measured to be the fastest here.
+    pub tuned: Tuned,
 }
 
 /// A device that the machine offers, or one that was expected and is missing.
@@ -41,6 +46,7 @@ struct Shared {
     name: String,
     id: u64,
     backend: Arc<dyn Backend>,
+    tuned: Mutex<Option<Arc<Table>>>,
 }
 
 /// Where plans run. Cloning shares the device.
@@ -86,14 +92,20 @@ impl Device {
             ("cuda", _) => (format!("cuda:{}", number()?), open_cuda(number()?, options)?),
             _ => return Err(none("known names: auto, cpu, wgpu:N, cuda:N, trace".into())),
         };
-        Ok(Device::from_backend(name, backend))
+        let device = Device::from_backend(name, backend);
+        // A trace device takes the ops' own order, so that its plans depend on nothing of this machine.
+        if kind != "trace" {
+            device.set_tuned(options.tuned.load()?.map(Arc::new));
+        }
+        Ok(device)
     }
 
     /// A device over a backend of one's own.
     pub fn from_backend(name: impl Into<String>, backend: Arc<dyn Backend>) -> Device {
         // Only to tell devices apart in the weights' list of residences; never zero, never reused.
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Device(Arc::new(Shared { name: name.into(), id: NEXT.fetch_add(1, Ordering::Relaxed), backend }))
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Device(Arc::new(Shared { name: name.into(), id, backend, tuned: Mutex::default() }))
     }
 
     /// A device of the same limits and features that owns no memory and runs nothing: plans made on it report what they
@@ -135,6 +147,16 @@ impl Device {
     /// Limits and features.
     pub fn caps(&self) -> &Caps {
         self.0.backend.caps()
+    }
+
+    /// Kernels that later plans take because they were measured to be the fastest here.
+    pub fn tuned(&self) -> Option<Arc<Table>> {
+        self.0.tuned.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Has later plans take these kernels, or the ops' own order.
+    pub fn set_tuned(&self, table: Option<Arc<Table>>) {
+        *self.0.tuned.lock().unwrap_or_else(|e| e.into_inner()) = table;
     }
 
     /// Bytes held on the device by this engine.

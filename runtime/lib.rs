@@ -9,6 +9,7 @@
 
 pub mod arena;
 pub mod backend;
+mod cache;
 mod device;
 mod error;
 mod graph;
@@ -18,6 +19,7 @@ mod plan;
 mod profile;
 pub mod source;
 mod tensor;
+pub mod tuned;
 mod weight;
 
 pub use backend::{Caps, MemoryUse, Target};
@@ -29,7 +31,7 @@ pub use op::{
     Access, Arg, Code, Cost, HostCall, HostFn, HostKernel, KernelSource, Launch, Lowering, Mismatch, Op, Prepare, Site,
     Slot, Variant,
 };
-pub use plan::{KeptWeights, NodeReport, Pins, Plan, PlanOptions, PlanReport};
-pub use profile::{NodeTime, Profile};
+pub use plan::{KeptWeights, NodeReport, Pins, Plan, PlanOptions, PlanReport, Resident};
+pub use profile::{Caches, NodeTime, Profile, Timing};
 pub use tensor::{DType, Element, Shape, Tensor, TensorDesc};
 pub use weight::{ByteOwner, Weight};

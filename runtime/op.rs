@@ -29,6 +29,22 @@ pub trait Op: fmt::Debug + Send + Sync {
 
     /// Launches of `variant` for these operands, or `None` where it does not fit the shapes or the device.
     fn lower(&self, variant: &Variant, site: &Site<'_>) -> Option<Lowering>;
+
+    /// Names of the tilings that [`Site::tile`] may ask of `variant`; none where it has no parameters to choose.
+    fn tiles(&self, _variant: &Variant) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What tells this op from others of its name, apart from what cannot change its speed: with the operands, the key of
+    /// what was measured.
+    fn identity(&self) -> String {
+        format!("{self:?}")
+    }
+
+    /// Changes whenever the sources of its host kernels do, so that what was measured is measured again.
+    fn revision(&self) -> &'static str {
+        ""
+    }
 }
 
 /// Why operands do not fit an op: what was wanted and what was there.
@@ -91,6 +107,8 @@ pub struct Site<'a> {
     pub output: TensorDesc,
     /// The device's limits and features.
     pub caps: &'a Caps,
+    /// The tiling that is asked for, one of [`Op::tiles`]; the variant's own choice where `None`.
+    pub tile: Option<&'static str>,
 }
 
 /// What a variant lowers to.

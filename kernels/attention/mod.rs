@@ -226,6 +226,10 @@ impl Op for Attention {
             (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

@@ -23,7 +23,7 @@ fn mma(op: &Conv2d, site: &Site<'_>) -> Option<Lowering> {
         return None;
     }
     let pixels = e.batch * e.output[0] * e.output[1];
-    let tile = Tile::of(pixels, e.out_channels);
+    let tile = Tile::at(site, pixels, e.out_channels);
     let kernel = tile
         .kernel(site, "kernels/conv2d/mma.cu", "conv2d")
         .constant("KERNEL_HEIGHT", op.kernel[0] as u32)

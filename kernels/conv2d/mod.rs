@@ -195,6 +195,19 @@ impl Op for Conv2d {
             (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
+
+    fn tiles(&self, variant: &Variant) -> &'static [&'static str] {
+        crate::tiles(variant)
+    }
+
+    fn identity(&self) -> String {
+        // The column at which the shift begins differs from layer to layer.
+        format!("{:?}", Conv2d { shift: self.shift.map(|_| 0), ..*self })
+    }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

@@ -36,7 +36,7 @@ fn tiled(op: &Conv2d, site: &Site<'_>) -> Option<Lowering> {
     let kernel = Kernel::new(site, "kernels/conv2d/tiled.wgsl", TILED, "conv2d");
     let parts = parts(op, site, &e)?;
     let columns = e.out_channels as u64;
-    let rows = tile_rows(parts.first()?.pixels(&e), columns);
+    let rows = tile_rows(site, parts.first()?.pixels(&e), columns);
     let lanes = if e.channels.iter().all(|c| c.is_multiple_of(4)) { 4 } else { 1 };
     let kernel = kernel.constant("ROWS", rows as u32).constant("RAGGED", lanes == 1);
     let kernel = operands(op, kernel, site, lanes)?;

@@ -125,6 +125,14 @@ impl Op for Conv3d {
             (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
+
+    fn tiles(&self, variant: &Variant) -> &'static [&'static str] {
+        crate::tiles(variant)
+    }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

@@ -27,7 +27,7 @@ pub(super) fn lower(op: &Conv3d, variant: &str, site: &Site<'_>) -> Option<Lower
         _ => return None,
     };
     let first = parts.first()?;
-    let rows = tile_rows(cells(first.end - first.start), columns);
+    let rows = tile_rows(site, cells(first.end - first.start), columns);
     let lanes = if variant == "tiled" && e.channels.is_multiple_of(4) { 4 } else { 1 };
     let kernel = Kernel::new(site, file, text, "conv3d")
         .constant("KERNEL_FRAMES", op.kernel[0] as u32)

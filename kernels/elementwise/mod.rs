@@ -123,6 +123,10 @@ impl Op for Elementwise {
             (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

@@ -141,6 +141,10 @@ impl Op for GroupNorm {
             (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

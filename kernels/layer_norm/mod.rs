@@ -71,6 +71,10 @@ impl Op for LayerNorm {
             (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of the bias, and rows of `x` that each of them serves before the next one's turn.

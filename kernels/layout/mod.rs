@@ -104,6 +104,10 @@ impl Op for Layout {
             Target::Cuda => cuda::lower(self, variant.name, site),
         }
     }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

@@ -27,7 +27,7 @@ fn mma(op: &Matmul, site: &Site<'_>) -> Option<Lowering> {
     if !tensor_cores(site) || e.k == 0 || !e.k.is_multiple_of(8) || !gates {
         return None;
     }
-    let tile = Tile::of(e.m, columns);
+    let tile = Tile::at(site, e.m, columns);
     let kernel = tile
         .kernel(site, "kernels/matmul/mma.cu", "matmul")
         .constant("BATCHED", op.batched)

@@ -122,6 +122,14 @@ impl Op for Matmul {
             _ => None,
         }
     }
+
+    fn tiles(&self, variant: &Variant) -> &'static [&'static str] {
+        crate::tiles(variant)
+    }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

@@ -50,7 +50,7 @@ fn tiled(op: &Matmul, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
     let kernel = Kernel::new(site, "kernels/matmul/tiled.wgsl", TILED, "matmul");
     let columns = if op.geglu { 2 * e.n } else { e.n } as u64;
     let parts = parts(&kernel, op, site, e)?;
-    let rows = tile_rows(parts[0].items() * parts[0].rows(), columns);
+    let rows = tile_rows(site, parts[0].items() * parts[0].rows(), columns);
     let kernel = operands(op, kernel.constant("ROWS", rows as u32), site, e);
     let launch = |part: &Part| {
         let groups = part.items() * part.rows().div_ceil(8 * rows) * columns.div_ceil(TILE_COLUMNS);

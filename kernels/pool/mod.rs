@@ -150,6 +150,10 @@ impl Op for Pool {
             (Target::Cuda, name) => cuda::lower(self, name, site),
         }
     }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

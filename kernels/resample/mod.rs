@@ -69,6 +69,10 @@ impl Op for Resample {
             Target::Cuda => cuda::lower(self, variant.name, site),
         }
     }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

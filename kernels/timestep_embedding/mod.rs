@@ -73,6 +73,10 @@ impl Op for TimestepEmbedding {
             Target::Cuda => cuda::lower(self, variant.name, site),
         }
     }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

@@ -55,6 +55,10 @@ impl Op for UnitDistance {
             Target::Cuda => cuda::lower(self, variant.name, site),
         }
     }
+
+    fn revision(&self) -> &'static str {
+        crate::REVISION
+    }
 }
 
 /// Rows of tests and benches.

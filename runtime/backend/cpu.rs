@@ -6,11 +6,13 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::{Backend, BoundLaunch, BoundNode, Buffer, Caps, CopySpan, MemoryCounter, MemoryUse, Program, Span, Target};
 use crate::error::{Error, Result};
 use crate::host::{TensorView, TensorViewMut};
 use crate::op::{Access, Code, HostCall, HostKernel, Slot};
-use crate::profile::NodeTime;
+use crate::profile::{Caches, NodeTime, Timing};
 use crate::tensor::{DType, TensorDesc};
 
 /// Alignment of every buffer and of every operand in it: a cache line, and the widest vector register.
@@ -234,21 +236,45 @@ struct CpuProgram {
 }
 
 impl Program for CpuProgram {
-    fn run(&self, before: &[CopySpan], after: &[CopySpan], mut times: Option<&mut [NodeTime]>) -> Result<()> {
+    fn run(&self, before: &[CopySpan], after: &[CopySpan], timing: Option<Timing<'_>>) -> Result<()> {
         let _turn = self.turn.lock();
+        let started = Instant::now();
         before.iter().try_for_each(copy)?;
-        self.pool.install(|| {
-            for (i, node) in self.nodes.iter().enumerate() {
-                let started = Instant::now();
-                node.iter().try_for_each(call)?;
-                if let Some(t) = times.as_deref_mut().and_then(|t| t.get_mut(i)) {
-                    t.seconds = started.elapsed().as_secs_f64();
-                }
-            }
-            Ok(())
+        self.pool.install(|| match timing {
+            None => self.nodes.iter().flatten().try_for_each(call),
+            Some(timing) => self.run_timed(started, timing),
         })?;
         after.iter().try_for_each(copy)
     }
+}
+
+impl CpuProgram {
+    fn run_timed(&self, started: Instant, timing: Timing<'_>) -> Result<()> {
+        let mut flush = if timing.caches == Caches::Flushed { vec![0u64; flush_bytes() / 8] } else { Vec::new() };
+        for (node, time) in self.nodes.iter().zip(timing.times) {
+            match timing.caches {
+                Caches::AsLeft => {}
+                // Nothing is written that is read by the same node (`host_call`), so that it may be done twice.
+                Caches::Warm => node.iter().try_for_each(call)?,
+                Caches::Flushed => flush.par_iter_mut().for_each(|word| *word = word.wrapping_add(1)),
+            }
+            let begun = started.elapsed();
+            node.iter().try_for_each(call)?;
+            let seconds = started.elapsed() - begun;
+            *time = NodeTime { start: begun.as_secs_f64(), seconds: seconds.as_secs_f64() };
+        }
+        Ok(())
+    }
+}
+
+/// Twice the bytes of the largest cache, where the system tells.
+fn flush_bytes() -> usize {
+    const USUAL: usize = 128 << 20;
+    let size = |i: usize| -> Option<usize> {
+        let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{i}/size")).ok()?;
+        text.trim().strip_suffix('K')?.parse::<usize>().ok().map(|kib| kib << 10)
+    };
+    (0..6).filter_map(size).max().map_or(USUAL, |largest| (2 * largest).min(1 << 30))
 }
 
 fn copy(c: &CopySpan) -> Result<()> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::op::{Access, Launch, Slot};
-use crate::profile::NodeTime;
+use crate::profile::Timing;
 use crate::tensor::TensorDesc;
 
 pub mod cpu;
@@ -205,12 +205,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
 /// A compiled plan.
 pub trait Program: Send + Sync {
-    /// Copies `before`, launches everything, copies `after`. With `times`, fills one entry per node and waits for the end;
+    /// Copies `before`, launches everything, copies `after`. With `timing`, fills one entry per node and waits for the end;
     /// without, it may return before the device is done.
     ///
     /// # Errors
     /// Only the device's: lost, out of memory, driver errors.
-    fn run(&self, before: &[CopySpan], after: &[CopySpan], times: Option<&mut [NodeTime]>) -> Result<()>;
+    fn run(&self, before: &[CopySpan], after: &[CopySpan], timing: Option<Timing<'_>>) -> Result<()>;
 }
 
 /// Counts what a backend holds.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Backend, BoundNode, Buffer, Caps, CopySpan, MemoryCounter, MemoryUse, Program, Target};
 use crate::error::{Error, Result};
-use crate::profile::NodeTime;
+use crate::profile::Timing;
 
 /// The trace backend for one kernel language.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Backend for TraceBackend {
 struct TraceProgram;
 
 impl Program for TraceProgram {
-    fn run(&self, _: &[CopySpan], _: &[CopySpan], _: Option<&mut [NodeTime]>) -> Result<()> {
+    fn run(&self, _: &[CopySpan], _: &[CopySpan], _: Option<Timing<'_>>) -> Result<()> {
         Err(Error::Unsupported("running on the trace device, which only plans".into()))
     }
 }

@@ -1,12 +1,16 @@
 //! Choosing a kernel for every node, and checking that the device can launch it.
 
+use std::collections::HashMap;
+
 use crate::backend::{Caps, Target};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Origin};
-use crate::op::{Arg, Code, Lowering, Site, Slot, Variant};
+use crate::op::{Arg, Code, Lowering, Op, Site, Slot, Variant};
 use crate::tensor::TensorDesc;
+use crate::tuned::{self, Table, Winner};
 
-/// Which variants to prefer over the default order: `attention:simple,conv2d:tiled`.
+/// Which variants to prefer over what was measured and over the default order: `attention:simple,conv2d:tiled@4x64`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pins {
     rules: Vec<(String, String)>,
@@ -49,26 +53,46 @@ impl Pins {
 /// A node with the kernel chosen for it.
 pub(super) struct Lowered {
     pub variant: Variant,
+    pub tile: Option<&'static str>,
+    pub tuned: bool,
     pub lowering: Lowering,
 }
 
-pub(super) fn lower_all(graph: &Graph, caps: &Caps, pins: &Pins) -> Result<Vec<Lowered>> {
-    graph.nodes.iter().map(|node| lower_node(graph, node, caps, pins)).collect()
+pub(super) fn lower_all(graph: &Graph, device: &Device, pins: &Pins) -> Result<Vec<Lowered>> {
+    let table = device.tuned();
+    // Networks repeat their shapes.
+    let mut winners = HashMap::new();
+    let mut lower = |node| lower_node(graph, node, device.caps(), pins, table.as_deref().map(|t| (t, &mut winners)));
+    graph.nodes.iter().map(&mut lower).collect()
 }
 
-fn lower_node(graph: &Graph, node: &Node, caps: &Caps, pins: &Pins) -> Result<Lowered> {
+/// Winners found so far, by key.
+type Winners = HashMap<String, Option<Winner>>;
+
+fn lower_node(
+    graph: &Graph,
+    node: &Node,
+    caps: &Caps,
+    pins: &Pins,
+    tuned: Option<(&Table, &mut Winners)>,
+) -> Result<Lowered> {
     let inputs: Vec<TensorDesc> = node.inputs.iter().map(|v| graph.desc(*v)).collect();
     let is_weight: Vec<bool> = node.inputs.iter().map(|v| matches!(graph.origin(*v), Origin::Weight(_))).collect();
-    let site = Site { inputs: &inputs, is_weight: &is_weight, output: graph.desc(node.output), caps };
-    let pinned = pins.get(node.op.name());
-    let mut candidates: Vec<&Variant> = node.op.variants().iter().filter(|v| v.target == caps.target).collect();
-    if let Some(name) = pinned {
-        candidates.sort_by_key(|v| v.name != name);
-        if pins.strict {
-            candidates.retain(|v| v.name == name);
+    let site = Site { inputs: &inputs, is_weight: &is_weight, output: graph.desc(node.output), caps, tile: None };
+    let mut candidates = Candidates::new(&*node.op, caps.target);
+    match pins.get(node.op.name()) {
+        Some(pin) => candidates.pin(&*node.op, pin, pins.strict),
+        None => {
+            let find = |(table, winners): (&Table, &mut Winners)| {
+                let key = tuned::key(&*node.op, &site);
+                let winner = winners.entry(key).or_insert_with_key(|key| table.winner(key, &*node.op, &site));
+                *winner
+            };
+            candidates.tuned = tuned.and_then(find);
         }
     }
-    for variant in &candidates {
+    for (variant, tile, tuned) in candidates.iter() {
+        let site = Site { tile, ..site };
         if let Some(lowering) = node.op.lower(variant, &site) {
             let ok = launchable(&lowering, variant, &site);
             ok.map_err(|reason| Error::Lowering {
@@ -77,7 +101,7 @@ fn lower_node(graph: &Graph, node: &Node, caps: &Caps, pins: &Pins) -> Result<Lo
                 variant: variant.name,
                 reason,
             })?;
-            return Ok(Lowered { variant: **variant, lowering });
+            return Ok(Lowered { variant: *variant, tile, tuned, lowering });
         }
     }
     Err(Error::NoVariant {
@@ -85,8 +109,45 @@ fn lower_node(graph: &Graph, node: &Node, caps: &Caps, pins: &Pins) -> Result<Lo
         op: node.op.name(),
         target: caps.target.name(),
         inputs: inputs.iter().map(TensorDesc::to_string).collect::<Vec<_>>().join(" "),
-        considered: candidates.iter().map(|v| v.name).collect::<Vec<_>>().join(", "),
+        considered: candidates.iter().map(|(v, ..)| v.name).collect::<Vec<_>>().join(", "),
     })
+}
+
+/// Kernels to try for a node, in order.
+struct Candidates {
+    /// What a measurement chose.
+    tuned: Option<Winner>,
+    /// A pinned tiling of the first of `variants`.
+    tile: Option<&'static str>,
+    variants: Vec<&'static Variant>,
+}
+
+impl Candidates {
+    fn new(op: &dyn Op, target: Target) -> Candidates {
+        let variants = op.variants().iter().filter(|v| v.target == target).collect();
+        Candidates { tuned: None, tile: None, variants }
+    }
+
+    /// Puts `variant` or `variant@tiling` first; with `only`, drops the others.
+    fn pin(&mut self, op: &dyn Op, pin: &str, only: bool) {
+        let (name, tile) = pin.split_once('@').map_or((pin, None), |(name, tile)| (name, Some(tile)));
+        self.variants.sort_by_key(|v| v.name != name);
+        if only {
+            self.variants.retain(|v| v.name == name);
+        }
+        let pinned = self.variants.first().filter(|v| v.name == name);
+        self.tile = pinned.and_then(|v| tile.and_then(|t| op.tiles(v).iter().copied().find(|own| *own == t)));
+        if only && tile.is_some() && self.tile.is_none() {
+            self.variants.clear();
+        }
+    }
+
+    /// Variant, tiling, and whether a measurement chose them.
+    fn iter(&self) -> impl Iterator<Item = (&'static Variant, Option<&'static str>, bool)> {
+        let tuned = self.tuned.map(|w| (w.variant, w.tile, true));
+        let pinned = self.tile.and_then(|tile| Some((*self.variants.first()?, Some(tile), false)));
+        tuned.into_iter().chain(pinned).chain(self.variants.iter().map(|v| (*v, None, false)))
+    }
 }
 
 /// Checks a lowering against the device's limits, so that a driver never sees an invalid launch.

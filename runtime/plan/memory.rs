@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::PlanOptions;
 use super::lower::Lowered;
+use super::report::Resident;
 use crate::arena::{self, Lifetime, Place};
 use crate::backend::{Backend, BoundArg, BoundLaunch, BoundNode, Buffer, Span};
 use crate::device::Device;
@@ -24,6 +25,8 @@ pub(super) struct Memory {
     scratch: Vec<Option<Span>>,
     /// Guarded bytes, where guards were asked for.
     pub guards: Vec<(Place, u64)>,
+    /// Everything that is ever in the arena.
+    pub residents: Vec<Resident>,
     /// Bytes alive at each step.
     pub live: Vec<u64>,
     /// Bytes of the arena.
@@ -63,6 +66,7 @@ impl Memory {
             weights: HashMap::new(),
             scratch: vec![None; lowered.len()],
             guards: Vec::new(),
+            residents: Vec::new(),
             live: live_bytes(&lifetimes, lowered.len()),
             arena: layout.bytes(),
             lower_bound: layout.lower_bound,
@@ -72,6 +76,15 @@ impl Memory {
         for ((owner, life), place) in owners.iter().zip(&lifetimes).zip(&layout.places) {
             let start = place.offset + guard;
             let span = Span { buffer: memory.slabs[place.slab].clone(), offset: start, bytes: life.bytes };
+            memory.residents.push(Resident {
+                name: owner.describe(graph).into(),
+                scratch: matches!(owner, Owner::Scratch(_)),
+                first: life.first,
+                last: life.last,
+                bytes: life.bytes,
+                slab: place.slab,
+                offset: start,
+            });
             match owner {
                 Owner::Value(v) => drop(memory.spans.insert(*v, span)),
                 Owner::Scratch(node) => memory.scratch[*node] = Some(span),

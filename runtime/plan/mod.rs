@@ -14,11 +14,11 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::HostTensor;
-use crate::profile::{NodeTime, Profile};
+use crate::profile::{Caches, NodeTime, Profile, Timing};
 use crate::tensor::{Tensor, TensorDesc};
 
 pub use self::lower::Pins;
-pub use self::report::{NodeReport, PlanReport};
+pub use self::report::{NodeReport, PlanReport, Resident};
 
 /// How a plan is made.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -76,7 +76,7 @@ impl Plan {
     /// # Errors
     /// As for [`Plan::new`].
     pub fn with(graph: &Graph, device: &Device, options: &PlanOptions) -> Result<Plan> {
-        let lowered = lower::lower_all(graph, device.caps(), &options.pins)?;
+        let lowered = lower::lower_all(graph, device, &options.pins)?;
         let memory = memory::Memory::new(graph, device, &lowered, options)?;
         let report = report::report(graph, &lowered, &memory);
         let nodes = memory::bind(graph, &lowered, &memory)?;
@@ -171,9 +171,18 @@ impl Plan {
     /// # Errors
     /// As for [`Plan::run_into`].
     pub fn profile(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<Profile> {
+        self.profile_in(Caches::AsLeft, inputs, outputs)
+    }
+
+    /// Runs once and times every node on the device's clock, each with its caches in this state. The results are those of
+    /// any run; the nodes' times add up to a run's only with [`Caches::AsLeft`].
+    ///
+    /// # Errors
+    /// As for [`Plan::run_into`].
+    pub fn profile_in(&self, caches: Caches, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<Profile> {
         let mut nodes = vec![NodeTime::default(); self.report.nodes.len()];
         let started = Instant::now();
-        self.execute(inputs, outputs, Some(&mut nodes))?;
+        self.execute(inputs, outputs, Some(Timing { times: &mut nodes, caches }))?;
         Ok(Profile { nodes, wall: started.elapsed().as_secs_f64() })
     }
 
@@ -187,13 +196,13 @@ impl Plan {
         self.run(&refs)?.iter().map(Tensor::to_host).collect()
     }
 
-    fn execute(&self, inputs: &[&Tensor], outputs: &[Tensor], times: Option<&mut [NodeTime]>) -> Result<()> {
+    fn execute(&self, inputs: &[&Tensor], outputs: &[Tensor], timing: Option<Timing<'_>>) -> Result<()> {
         let before = self
             .copies(&self.inputs, inputs.iter().copied(), "operands", |own, given| CopySpan { from: given, to: own })?;
         let after =
             self.copies(&self.outputs, outputs.iter(), "results", |own, given| CopySpan { from: own, to: given })?;
         let _turn = self.turn.lock();
-        self.program.run(&before, &after, times)
+        self.program.run(&before, &after, timing)
     }
 
     fn copies<'a>(

@@ -202,7 +202,7 @@ API cuDeviceGetName(char* s, int n, Device d) { return snprintf(s, n, "CPU emula
 API cuDeviceTotalMem_v2(size_t* b, Device) { return *b = memory(), OK; }
 API cuDeviceGetAttribute(int* v, int attribute, Device) {
   static const std::map<int, int> values = {
-      {1, 1024}, {8, 48 << 10}, {10, 32}, {16, 4}, {75, capability() / 10}, {76, capability() % 10},
+      {1, 1024}, {8, 48 << 10}, {10, 32}, {16, 4}, {38, 1 << 20}, {75, capability() / 10}, {76, capability() % 10},
       {97, (int)emulator::MOST_SHARED}, {115, 1},
   };
   auto found = values.find(attribute);
@@ -243,6 +243,10 @@ API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t n, void* stream) {
 API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t n, void* stream) {
   if (!inside(from, n) || !inside(to, n)) return INVALID_VALUE;
   return submit(stream, [=] { return download((void*)to, from, n), OK; });
+}
+API cuMemsetD8Async(Address to, unsigned char value, size_t n, void* stream) {
+  if (!inside(to, n)) return INVALID_VALUE;
+  return submit(stream, [=] { return memset((void*)to, value, n), OK; });
 }
 
 API cuStreamCreate(void** s, unsigned) { return *s = new Stream{entered, nullptr}, here(); }

@@ -244,6 +244,14 @@ impl Gpu {
         Err(Error::Driver { device, reason: format!("{what}: {}", words(code)) })
     }
 
+    /// Bytes of the device's second-level cache.
+    pub fn second_level_cache(&self) -> Result<usize> {
+        let what = Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
+        // SAFETY: the device came from the driver.
+        let bytes = unsafe { device::get_attribute(self.context.device, what) };
+        self.checked(bytes, "the size of the cache", 0).map(|b| b.max(0) as usize)
+    }
+
     /// Waits for everything that was asked of the device.
     pub fn wait(&self) -> Result<()> {
         // SAFETY: the stream lives as long as `self`.

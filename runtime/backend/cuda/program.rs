@@ -11,7 +11,7 @@ use super::gpu::Gpu;
 use super::kernel::{Kernel, Key};
 use crate::backend::{BoundLaunch, BoundNode, Buffer, CopySpan, Program};
 use crate::error::{Error, Result};
-use crate::profile::NodeTime;
+use crate::profile::{Caches, NodeTime, Timing};
 
 /// A launch with everything that the driver is given.
 struct Prepared {
@@ -75,23 +75,61 @@ impl CudaProgram {
         Ok(CudaProgram { nodes: nodes_of, launches, graph, _buffers: distinct_buffers(nodes), gpu })
     }
 
-    /// Launches node by node with an event between them: a graph has no place for the timer.
-    fn run_timed(&self, times: &mut [NodeTime]) -> Result<()> {
+    /// Launches node by node between two events: a graph has no place for the timer.
+    fn run_timed(&self, timing: Timing<'_>) -> Result<()> {
         let gpu = &*self.gpu;
         if !gpu.caps.timestamps {
             return Err(Error::Unsupported(format!("{}: node times need the driver of CUDA 12.8 or newer", gpu.name)));
         }
-        let stamps = (0..=self.nodes.len()).map(|_| Stamp::new(gpu)).collect::<Result<Vec<_>>>()?;
-        stamps[0].record(gpu)?;
-        for (node, stamp) in self.nodes.iter().zip(&stamps[1..]) {
-            self.launches[node.clone()].iter().try_for_each(|l| l.launch(gpu, gpu.stream))?;
-            stamp.record(gpu)?;
+        let flush = if timing.caches == Caches::Flushed { Some(Flush::new(gpu)?) } else { None };
+        let pair = |_| Ok([Stamp::new(gpu)?, Stamp::new(gpu)?]);
+        let stamps = self.nodes.iter().map(pair).collect::<Result<Vec<_>>>()?;
+        for (node, [start, end]) in self.nodes.iter().zip(&stamps) {
+            let launch = || self.launches[node.clone()].iter().try_for_each(|l| l.launch(gpu, gpu.stream));
+            if let Some(flush) = &flush {
+                flush.write(gpu)?;
+            }
+            if timing.caches == Caches::Warm {
+                launch()?;
+            }
+            start.record(gpu)?;
+            launch()?;
+            end.record(gpu)?;
         }
         gpu.wait()?;
-        for (time, ends) in times.iter_mut().zip(stamps.windows(2)) {
-            time.seconds = ends[0].seconds_to(gpu, &ends[1])?;
+        for (time, [start, end]) in timing.times.iter_mut().zip(&stamps) {
+            let from = stamps[0][0].seconds_to(gpu, start)?;
+            *time = NodeTime { start: from, seconds: start.seconds_to(gpu, end)? };
         }
         Ok(())
+    }
+}
+
+/// Memory that is written to leave nothing of use in the caches.
+struct Flush<'g> {
+    gpu: &'g Gpu,
+    address: sys::CUdeviceptr,
+    bytes: usize,
+}
+
+impl<'g> Flush<'g> {
+    /// Twice as much as the second-level cache holds.
+    fn new(gpu: &'g Gpu) -> Result<Flush<'g>> {
+        let bytes = 2 * gpu.second_level_cache()?.max(1 << 20);
+        let address = gpu.allocate(bytes as u64, "memory to flush caches with")?;
+        Ok(Flush { gpu, address, bytes })
+    }
+
+    fn write(&self, gpu: &Gpu) -> Result<()> {
+        // SAFETY: the range is our own allocation, which lives until after the stream is waited for.
+        let done = unsafe { result::memset_d8_async(self.address, 0, self.bytes, gpu.stream) };
+        gpu.checked(done, "flushing caches", self.bytes as u64)
+    }
+}
+
+impl Drop for Flush<'_> {
+    fn drop(&mut self) {
+        self.gpu.free(self.address);
     }
 }
 
@@ -152,12 +190,12 @@ fn capture(gpu: &Gpu, launches: &[Prepared]) -> Result<Graph> {
 }
 
 impl Program for CudaProgram {
-    fn run(&self, before: &[CopySpan], after: &[CopySpan], times: Option<&mut [NodeTime]>) -> Result<()> {
+    fn run(&self, before: &[CopySpan], after: &[CopySpan], timing: Option<Timing<'_>>) -> Result<()> {
         let gpu = &*self.gpu;
         gpu.enter()?;
         before.iter().try_for_each(|c| copy(gpu, c))?;
-        match (times, &self.graph) {
-            (Some(times), _) => self.run_timed(times)?,
+        match (timing, &self.graph) {
+            (Some(timing), _) => self.run_timed(timing)?,
             (None, None) => {}
             // SAFETY: graph and stream live as long as `self`.
             (None, Some(graph)) => gpu.checked(unsafe { graph::launch(graph.0, gpu.stream) }, "a run", 0)?,

@@ -31,11 +31,12 @@ pub(super) struct Request {
 }
 
 /// Every adapter that can run kernels, in an order that depends on the machine alone: by kind, API, slot and name.
-pub(super) fn enumerate() -> Result<Vec<Adapter>, String> {
+pub(super) fn enumerate(labels: bool) -> Result<Vec<Adapter>, String> {
     let backends = Backends::VULKAN | Backends::METAL | Backends::DX12;
     let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
     desc.backends = backends;
-    desc.flags = wgpu::InstanceFlags::empty();
+    // Names of nodes reach the driver, and tools beside it, only where they are asked for.
+    desc.flags = if labels { wgpu::InstanceFlags::DEBUG } else { wgpu::InstanceFlags::empty() };
     let instance = wgpu::Instance::new(desc);
     let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
     adapters.retain(|a| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));

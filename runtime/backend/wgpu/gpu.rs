@@ -32,7 +32,7 @@ impl Gpu {
     pub fn open(index: usize, options: &DeviceOptions) -> Result<Gpu> {
         let name = format!("wgpu:{index}");
         let none = |reason: String| Error::NoDevice { name: name.clone(), reason };
-        let adapters = adapter::enumerate().map_err(none)?;
+        let adapters = adapter::enumerate(options.labels).map_err(none)?;
         let adapter = adapters.get(index).ok_or_else(|| none(format!("there are {} adapters", adapters.len())))?;
         let request = Request::new(adapter, options).map_err(none)?;
         let desc = wgpu::DeviceDescriptor {

@@ -40,7 +40,7 @@ pub fn open(index: usize, options: &DeviceOptions) -> Result<Arc<dyn Backend>> {
 /// Every adapter, the fastest kind first; or one entry that says why there is none.
 pub fn list() -> Vec<Found> {
     let name = |i: usize| format!("wgpu:{i}");
-    match adapter::enumerate() {
+    match adapter::enumerate(false) {
         Err(reason) => vec![Found { name: name(0), caps: Err(reason) }],
         Ok(adapters) => {
             let caps = |a: &wgpu::Adapter| adapter::Request::new(a, &DeviceOptions::default()).map(|r| r.caps);
@@ -52,7 +52,7 @@ pub fn list() -> Vec<Found> {
 /// Index of the fastest adapter that is hardware, if there is one.
 pub fn best_adapter() -> Option<usize> {
     // The order of `enumerate` puts hardware first.
-    adapter::enumerate().ok()?.first().filter(|a| adapter::is_hardware(&a.get_info())).map(|_| 0)
+    adapter::enumerate(false).ok()?.first().filter(|a| adapter::is_hardware(&a.get_info())).map(|_| 0)
 }
 
 /// A wgpu device and its queue.

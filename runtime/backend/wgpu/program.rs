@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use wgpu::{BindGroup, BufferUsages, CommandEncoder, ComputePass, ComputePipeline, SubmissionIndex};
+use wgpu::{
+    BindGroup, BufferUsages, CommandEncoder, ComputePass, ComputePassTimestampWrites, ComputePipeline, SubmissionIndex,
+};
 
 use super::adapter::Stamps;
 use super::gpu::Gpu;
@@ -16,10 +18,13 @@ use super::stamps::Clock;
 use super::transfer::WORD;
 use crate::backend::{BoundLaunch, BoundNode, Buffer, CopySpan, MemoryCounter, Program};
 use crate::error::{Error, Result};
-use crate::profile::NodeTime;
+use crate::profile::{Caches, NodeTime, Timing};
 
 /// Runs that may be under way at once. A caller who never reads does not fill the driver's queue.
 const IN_FLIGHT: usize = 4;
+
+/// Bytes that leave nothing of use in a device's caches: no interface tells their size, and the largest hold some 100 MiB.
+const FLUSH: u64 = 128 << 20;
 
 /// Unit of a binding's size: the widest element of WGSL.
 const UNIT: u64 = 16;
@@ -98,63 +103,83 @@ impl WgpuProgram {
         })
     }
 
-    fn encode(&self, before: &[CopySpan], after: &[CopySpan], clock: Option<&Clock>) -> Result<CommandEncoder> {
+    fn encode(&self, before: &[CopySpan], after: &[CopySpan], watch: Option<&Watch>) -> Result<CommandEncoder> {
         let gpu = &*self.gpu;
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
         before.iter().try_for_each(|c| copy(gpu, &mut encoder, c))?;
-        match clock {
+        match watch {
             None => {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                 self.launches.iter().for_each(|l| launch(&mut pass, l, l.same));
             }
-            Some(clock) if gpu.stamps == Stamps::InsidePass => self.encode_stamped(&mut encoder, clock),
-            Some(clock) => self.encode_passes(&mut encoder, clock),
+            Some(watch) if gpu.stamps == Stamps::InsidePass && watch.flush.is_none() => {
+                self.encode_stamped(&mut encoder, watch);
+            }
+            Some(watch) => self.encode_passes(&mut encoder, watch),
         }
         after.iter().try_for_each(|c| copy(gpu, &mut encoder, c))?;
         Ok(encoder)
     }
 
-    /// One pass with a timestamp before the first node and after each.
-    fn encode_stamped(&self, encoder: &mut CommandEncoder, clock: &Clock) {
+    /// One pass with a timestamp before and after each node.
+    fn encode_stamped(&self, encoder: &mut CommandEncoder, watch: &Watch) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        clock.stamp(&mut pass, 0);
         for (i, node) in self.nodes.iter().enumerate() {
             pass.push_debug_group(&node.path);
-            self.launches[node.launches.clone()].iter().for_each(|l| launch(&mut pass, l, l.same));
+            if watch.twice {
+                self.launches[node.launches.clone()].iter().for_each(|l| launch(&mut pass, l, l.same));
+            }
+            watch.clock.stamp(&mut pass, 2 * i);
+            let launches = self.launches[node.launches.clone()].iter().enumerate();
+            launches.for_each(|(k, l)| launch(&mut pass, l, l.same && !(k == 0 && watch.twice)));
+            watch.clock.stamp(&mut pass, 2 * i + 1);
             pass.pop_debug_group();
-            clock.stamp(&mut pass, i + 1);
         }
     }
 
     /// One pass per node with a timestamp at either end.
-    fn encode_passes(&self, encoder: &mut CommandEncoder, clock: &Clock) {
+    fn encode_passes(&self, encoder: &mut CommandEncoder, watch: &Watch) {
         for (i, node) in self.nodes.iter().enumerate() {
-            let desc =
-                wgpu::ComputePassDescriptor { label: Some(&node.path), timestamp_writes: Some(clock.ends(2 * i)) };
-            let mut pass = encoder.begin_compute_pass(&desc);
-            // A pass begins with no pipeline.
-            let launches = self.launches[node.launches.clone()].iter().enumerate();
-            launches.for_each(|(k, l)| launch(&mut pass, l, l.same && k > 0));
+            if let Some(flush) = &watch.flush {
+                encoder.clear_buffer(flush, 0, None);
+            }
+            if watch.twice {
+                self.encode_pass(encoder, node, None);
+            }
+            self.encode_pass(encoder, node, Some(watch.clock.ends(2 * i)));
         }
     }
 
-    fn run_timed(&self, before: &[CopySpan], after: &[CopySpan], times: &mut [NodeTime]) -> Result<()> {
+    fn encode_pass(
+        &self,
+        encoder: &mut CommandEncoder,
+        node: &PreparedNode,
+        timestamp_writes: Option<ComputePassTimestampWrites<'_>>,
+    ) {
+        let desc = wgpu::ComputePassDescriptor { label: Some(&node.path), timestamp_writes };
+        let mut pass = encoder.begin_compute_pass(&desc);
+        // A pass begins with no pipeline.
+        let launches = self.launches[node.launches.clone()].iter().enumerate();
+        launches.for_each(|(k, l)| launch(&mut pass, l, l.same && k > 0));
+    }
+
+    fn run_timed(&self, before: &[CopySpan], after: &[CopySpan], timing: Timing<'_>) -> Result<()> {
         let gpu = &*self.gpu;
-        let (stamps, per_node) = match gpu.stamps {
-            Stamps::InsidePass => (self.nodes.len() + 1, 1),
-            Stamps::PerPass => (2 * self.nodes.len(), 2),
-            Stamps::None => return Err(Error::Unsupported(format!("{} cannot time its own work", gpu.name))),
-        };
-        let clock = Clock::new(gpu, stamps.max(1))?;
+        if gpu.stamps == Stamps::None {
+            return Err(Error::Unsupported(format!("{} cannot time its own work", gpu.name)));
+        }
+        let watch = Watch::new(gpu, self.nodes.len(), timing.caches)?;
         gpu.guarded("a timed run", 0, || {
-            let mut encoder = self.encode(before, after, Some(&clock))?;
-            clock.resolve(&mut encoder);
+            let mut encoder = self.encode(before, after, Some(&watch))?;
+            watch.clock.resolve(&mut encoder);
             Ok(gpu.queue.submit([encoder.finish()]))
         })??;
-        let ticks = clock.read(gpu)?;
-        for (i, time) in times.iter_mut().enumerate().take(self.nodes.len()) {
-            let (start, end) = (ticks[i * per_node], ticks[i * per_node + 1]);
-            time.seconds = end.saturating_sub(start) as f64 * clock.period;
+        let ticks = watch.clock.read(gpu)?;
+        let first = ticks.first().copied().unwrap_or(0);
+        let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 * watch.clock.period;
+        for (i, time) in timing.times.iter_mut().enumerate().take(self.nodes.len()) {
+            let (start, end) = (ticks[2 * i], ticks[2 * i + 1]);
+            *time = NodeTime { start: seconds(first, start), seconds: seconds(start, end) };
         }
         Ok(())
     }
@@ -171,9 +196,9 @@ impl WgpuProgram {
 }
 
 impl Program for WgpuProgram {
-    fn run(&self, before: &[CopySpan], after: &[CopySpan], times: Option<&mut [NodeTime]>) -> Result<()> {
-        if let Some(times) = times {
-            return self.run_timed(before, after, times);
+    fn run(&self, before: &[CopySpan], after: &[CopySpan], timing: Option<Timing<'_>>) -> Result<()> {
+        if let Some(timing) = timing {
+            return self.run_timed(before, after, timing);
         }
         let gpu = &*self.gpu;
         let started = Instant::now();
@@ -189,6 +214,24 @@ impl Program for WgpuProgram {
             Ok(gpu.queue.submit([commands]))
         })??;
         self.follow(submission)
+    }
+}
+
+/// How a run is timed.
+struct Watch {
+    clock: Clock,
+    /// Each node is launched once before it is timed.
+    twice: bool,
+    /// Written before each node: more than the device's caches hold.
+    flush: Option<wgpu::Buffer>,
+}
+
+impl Watch {
+    fn new(gpu: &Gpu, nodes: usize, caches: Caches) -> Result<Watch> {
+        let bytes = FLUSH.min(gpu.caps.max_buffer);
+        let buffer = || gpu.create_buffer(bytes, BufferUsages::COPY_DST, "memory to flush caches with");
+        let flush = (caches == Caches::Flushed).then(buffer).transpose()?;
+        Ok(Watch { clock: Clock::new(gpu, (2 * nodes).max(1))?, twice: caches == Caches::Warm, flush })
     }
 }
 
