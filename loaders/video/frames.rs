@@ -22,8 +22,8 @@ pub struct Frames {
 const PICTURES: [&str; 4] = [".png", ".jpg", ".jpeg", ".webp"];
 
 impl Frames {
-    /// Opens a folder of PNG, JPEG or WebP pictures, in the order of their names; or an animated GIF or WebP. What a
-    /// file is, its first bytes tell.
+    /// Opens a folder of PNG, JPEG or WebP pictures, in the order of their names; an animated GIF or WebP; or
+    /// H.264 in MP4 (with the feature `h264`). What a file is, its first bytes tell.
     ///
     /// # Errors
     /// There is no such motion, the folder has no picture or its numbers don't sort, the file is of another kind, or its
@@ -38,13 +38,11 @@ impl Frames {
             gif::open(path)
         } else if start.starts_with(b"RIFF") && start[8..].starts_with(b"WEBP") {
             webp::open(path)
+        } else if matches!(&start[4..8], b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free") {
+            open_mp4(path)
         } else {
-            let name = path.file_name().unwrap_or_default().display();
-            let reason = format!(
-                "neither an animated GIF nor WebP; make a folder of frames from it: \
-                 mkdir frames && ffmpeg -i {name} frames/%06d.png"
-            );
-            Err(LoadError::video(path, reason))
+            let reason = "neither an animated GIF or WebP, nor H.264 in MP4";
+            Err(LoadError::video(path, format!("{reason}; {}", make_frames(path))))
         }
     }
 
@@ -96,6 +94,22 @@ impl fmt::Debug for Frames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Frames({}, {:?} frames at {:?})", self.path.display(), self.count, self.rate)
     }
+}
+
+#[cfg(feature = "h264")]
+fn open_mp4(path: &Path) -> Result<Frames> {
+    crate::video::mp4::open(path)
+}
+
+#[cfg(not(feature = "h264"))]
+fn open_mp4(path: &Path) -> Result<Frames> {
+    Err(LoadError::video(path, format!("this build reads no H.264 (feature h264); {}", make_frames(path))))
+}
+
+/// What to do about a video that is not read here.
+pub(crate) fn make_frames(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().display();
+    format!("make a folder of frames from it: mkdir frames && ffmpeg -i {name} frames/%06d.png")
 }
 
 /// The pictures of a folder, sorted by name, character by character: the order of the field's own programs.

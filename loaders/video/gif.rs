@@ -135,7 +135,7 @@ pub(crate) struct GifSink {
 }
 
 /// NeuQuant learns a frame's colours from about so many of its pixels.
-const SAMPLES: usize = 100_000;
+const SAMPLES: usize = 40_000;
 
 impl GifSink {
     pub(crate) fn create(path: &Path, rate: FrameRate) -> Result<GifSink> {

@@ -4,6 +4,8 @@
 mod frames;
 pub(crate) mod gif;
 mod guidance;
+#[cfg(feature = "h264")]
+mod mp4;
 mod rate;
 mod webp;
 mod writer;

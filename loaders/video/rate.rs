@@ -23,7 +23,8 @@ impl FrameRate {
     /// As [`FrameRate::new`], of counts that may only fit after they are shortened, or not exactly.
     pub(crate) fn of(frames: u64, seconds: u64) -> Option<FrameRate> {
         let most = u64::from(FrameRate::MAX);
-        if frames == 0 || seconds == 0 || frames / most > seconds || seconds / most > frames {
+        let beyond = |more: u64, fewer: u64| more > fewer.saturating_mul(most);
+        if frames == 0 || seconds == 0 || beyond(frames, seconds) || beyond(seconds, frames) {
             return None;
         }
         let divisor = gcd(frames, seconds);

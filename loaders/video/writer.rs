@@ -7,6 +7,8 @@ use crate::error::{LoadError, Result};
 use crate::partial::Partial;
 use crate::picture::Picture;
 use crate::video::gif::GifSink;
+#[cfg(feature = "h264")]
+use crate::video::mp4::Mp4Sink;
 use crate::video::rate::FrameRate;
 use crate::video::webp::WebpSink;
 
@@ -29,7 +31,8 @@ pub struct VideoWriter {
 }
 
 impl VideoWriter {
-    /// Begins a motion. What it is, the end of its name tells: `.gif` an animated GIF, `.webp` an animated WebP without
+    /// Begins a motion. What it is, the end of its name tells: `.mp4` H.264 in MP4 (with the feature `h264`), which
+    /// makes extents even by repeating the last row or column; `.gif` an animated GIF; `.webp` an animated WebP without
     /// loss; without an ending, a folder of numbered PNG pictures, which keeps no rate.
     ///
     /// # Errors
@@ -41,8 +44,11 @@ impl VideoWriter {
             None => Box::new(PngSink::create(path)?),
             Some("gif") => Box::new(GifSink::create(path, rate)?),
             Some("webp") => Box::new(WebpSink::create(path, rate)?),
+            #[cfg(feature = "h264")]
+            Some("mp4") => Box::new(Mp4Sink::create(path, rate)?),
             Some(other) => {
-                let reason = format!("no video is written as .{other}; wanted .gif, .webp, or no ending for a folder");
+                let reason =
+                    format!("no video is written as .{other}; wanted .mp4, .gif, .webp, or no ending for a folder");
                 return Err(LoadError::video(path, reason));
             }
         };
