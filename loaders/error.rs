@@ -156,6 +156,14 @@ pub enum LoadError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A checkpoint of PyTorch cannot be read, or not without executing what it names.
+    #[error("{}: bad PyTorch checkpoint: {reason}", file.display())]
+    Torch {
+        /// The checkpoint.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A picture cannot be read or written.
     #[error("{}: bad picture: {reason}", file.display())]
     Picture {

@@ -32,12 +32,7 @@ pub struct TensorEntry {
 impl TensorEntry {
     /// The stored type as the engine's, where it can be a weight.
     pub fn element(&self) -> Option<DType> {
-        match self.dtype {
-            Dtype::F32 => Some(DType::F32),
-            Dtype::F16 => Some(DType::F16),
-            Dtype::BF16 => Some(DType::BF16),
-            _ => None,
-        }
+        element(self.dtype)
     }
 
     /// The extents as the engine's shape.
@@ -46,6 +41,16 @@ impl TensorEntry {
     /// The rank or the number of elements is beyond what the engine holds.
     pub(crate) fn dims(&self, file: &Path) -> Result<Shape> {
         Shape::new(&self.shape).map_err(|e| LoadError::tensor(file, &self.name, e))
+    }
+}
+
+/// A stored type as the engine's, where it can be a weight.
+pub(crate) fn element(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        _ => None,
     }
 }
 

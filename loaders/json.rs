@@ -39,6 +39,19 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     Ok((file, length))
 }
 
+/// The first bytes of a file, by which its kind is told: sixteen, or zeros beyond its end.
+pub(crate) fn first_bytes(path: &Path) -> Result<[u8; 16]> {
+    let mut start = [0; 16];
+    let (mut file, mut filled) = (open_regular(path)?.0, 0);
+    while filled < start.len() {
+        match file.read(&mut start[filled..]).map_err(LoadError::io(path))? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    Ok(start)
+}
+
 /// Most names of an object: more than any checkpoint has, and few enough that they fit in little memory.
 pub(crate) const MAX_NAMES: usize = 1 << 18;
 

@@ -26,6 +26,7 @@ mod report;
 mod table;
 mod tensors;
 mod tokenizer;
+mod torch;
 mod video;
 mod weights;
 
@@ -39,5 +40,6 @@ pub use picture::Picture;
 pub use report::{CensusEntry, LoadReport};
 pub use tensors::{read_tensors, write_tensors};
 pub use tokenizer::Tokenizer;
+pub use torch::{TorchFile, TorchTensor};
 pub use video::{FrameRate, Frames, Guidance, VideoWriter};
 pub use weights::Weights;

@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex};
 
 use muybridge_runtime::{DType, HostTensor, Shape, TensorDesc, Weight};
 
+use safetensors::tensor::Dtype;
+
 use crate::error::{LoadError, Result, shown};
 use crate::file::SafetensorsFile;
-use crate::header::TensorEntry;
+use crate::header::{TensorEntry, element};
 use crate::index::Index;
-use crate::json::read_bounded;
+use crate::json::{first_bytes, read_bounded};
 use crate::locate::file_names;
 use crate::procedural::{AnyShape, Rule, read_spec};
+use crate::torch::{TorchFile, TorchTensor};
 
 /// One tensor of a checkpoint.
 #[derive(Clone)]
@@ -31,6 +34,7 @@ pub(crate) struct Listed {
 #[derive(Clone)]
 pub(crate) enum Origin {
     Mapped(Arc<SafetensorsFile>, TensorEntry),
+    Torch(Arc<TorchFile>, TorchTensor),
     Ruled(Rule),
     Held(Weight),
 }
@@ -47,6 +51,29 @@ impl Listed {
         }
     }
 
+    fn torch(file: &Arc<TorchFile>, path: &Arc<Path>, tensor: &TorchTensor) -> Listed {
+        let elements: u64 = tensor.shape.iter().map(|e| *e as u64).product();
+        Listed {
+            stored_name: tensor.name.clone(),
+            file: path.clone(),
+            shape: tensor.shape.clone(),
+            dtype: tensor.dtype.to_string(),
+            bytes: elements * tensor.dtype.bitsize() as u64 / 8,
+            origin: Origin::Torch(file.clone(), tensor.clone()),
+        }
+    }
+
+    /// Shape and type as the engine's.
+    fn desc(&self, dtype: Dtype) -> Result<TensorDesc> {
+        let dtype = element(dtype).ok_or_else(|| LoadError::DType {
+            file: self.file.to_path_buf(),
+            tensor: shown(&self.stored_name),
+            found: self.dtype.clone(),
+        })?;
+        let shape = Shape::new(&self.shape).map_err(|e| self.wrong(e))?;
+        Ok(TensorDesc { shape, dtype })
+    }
+
     /// The tensor as it is stored, under the name that was asked for.
     pub(crate) fn weight(&self, name: &str) -> Result<Weight> {
         match &self.origin {
@@ -55,14 +82,18 @@ impl Listed {
                 let desc = TensorDesc::new(rule.shape, DType::F32);
                 Ok(Weight::procedural(name, desc, rule.seed, rule.amplitude, 0.0))
             }
+            Origin::Torch(file, tensor) => {
+                let desc = self.desc(tensor.dtype)?;
+                match tensor.range() {
+                    Some(range) => Weight::stored(name, desc, file.clone(), range).map_err(|e| self.wrong(e)),
+                    None => {
+                        let held = HostTensor::from_bytes(desc, &file.data(tensor)?).map_err(|e| self.wrong(e))?;
+                        Ok(Weight::owned(name, held))
+                    }
+                }
+            }
             Origin::Mapped(file, entry) => {
-                let dtype = entry.element().ok_or_else(|| LoadError::DType {
-                    file: self.file.to_path_buf(),
-                    tensor: shown(&self.stored_name),
-                    found: self.dtype.clone(),
-                })?;
-                let shape = Shape::new(&entry.shape).map_err(|e| self.wrong(e))?;
-                let desc = TensorDesc { shape, dtype };
+                let desc = self.desc(entry.dtype)?;
                 Weight::stored(name, desc, file.clone(), entry.range.clone()).map_err(|e| self.wrong(e))
             }
         }
@@ -114,6 +145,10 @@ impl Table {
     pub(crate) fn of_files(label: &Path, paths: &[impl AsRef<Path>]) -> Result<Table> {
         let mut table = Table::empty(label);
         for path in paths {
+            if TorchFile::is(&first_bytes(path.as_ref())?) {
+                table.add_torch(path.as_ref())?;
+                continue;
+            }
             let file = SafetensorsFile::open(path)?;
             let path: Arc<Path> = file.path().into();
             for entry in &file.header().tensors {
@@ -121,6 +156,15 @@ impl Table {
             }
         }
         Ok(table)
+    }
+
+    fn add_torch(&mut self, path: &Path) -> Result<()> {
+        let file = TorchFile::open(path)?;
+        let path: Arc<Path> = path.into();
+        for tensor in file.tensors() {
+            self.insert(tensor.name.clone(), Listed::torch(&file, &path, tensor))?;
+        }
+        Ok(())
     }
 
     /// The tensors that an index names, each from the shard that it names.

@@ -34,10 +34,11 @@ impl Weights {
     }
 
     /// Opens a checkpoint: a safetensors file, the index of a sharded one, or a directory with one of them
-    /// (`diffusion_pytorch_model` and `model` go before other names; a directory with several others is refused).
+    /// (`diffusion_pytorch_model` and `model` go before other names; a directory with several others is refused). A
+    /// checkpoint of PyTorch (`.pth`, `.bin`, `.ckpt`) is read as [`crate::TorchFile`] says, where it is named itself.
     ///
     /// # Errors
-    /// There is no checkpoint, or one of its headers, or its index, lies.
+    /// There is no checkpoint, or one of its headers, its index or its pickle lies.
     pub fn open(path: impl AsRef<Path>) -> Result<Weights> {
         Weights::open_place(path.as_ref(), None)
     }

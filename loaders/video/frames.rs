@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{LoadError, Result};
+use crate::json::first_bytes;
 use crate::locate::file_names;
 use crate::picture::Picture;
 use crate::video::rate::FrameRate;
-use crate::video::{first_bytes, gif, webp};
+use crate::video::{gif, webp};
 
 /// The frames of a motion, in order, each decoded when it is asked for. After an error there are no more.
 pub struct Frames {
