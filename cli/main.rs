@@ -8,6 +8,7 @@ mod devices;
 mod inspect;
 mod interrupt;
 mod run;
+mod synth;
 mod table;
 
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Verb {
     Run(run::Args),
     /// Time one component, with a checkpoint's weights or with random ones
     Bench(bench::Args),
+    /// Make clips of synthetic people in motion, with exact ground truth
+    Synth(synth::Args),
 }
 
 /// Which device, and how it is opened.
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::execute(&args),
         Verb::Run(args) => run::execute(&args),
         Verb::Bench(args) => bench::execute(&args),
+        Verb::Synth(args) => synth::execute(&args),
     };
     match done {
         Ok(code) => code,
