@@ -330,7 +330,7 @@ impl Scene {
         let (w, h) = (0.28 + 0.25 * cell(s, 2, 2), 0.25 + 0.2 * cell(s, 3, 3));
         let (u, v) = ((p.x - middle).abs() / w, (p.y - 1.45).abs() / h);
         let inside = u.max(v);
-        if inside < 1.0 && s % 3 != 0 {
+        if inside < 1.0 && !s.is_multiple_of(3) {
             let frame = smoothstep(0.86, 0.9, inside);
             let art = self.floor_print.mix(self.wall_print, clouds(s ^ 9, vec3(p.x * 5.0, p.y * 5.0, 0.0), 3));
             colour = (art * 1.5).mix(vec3(0.09, 0.07, 0.05), frame);

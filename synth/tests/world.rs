@@ -27,7 +27,8 @@ fn the_same_seed_gives_the_same_bytes_on_every_machine() {
             digest(all.iter().flat_map(|p| &p.pixels))
         })
         .collect();
-    let recorded: Vec<u64> = include_str!("digests.txt").lines().filter_map(|l| u64::from_str_radix(l, 16).ok()).collect();
+    let recorded: Vec<u64> =
+        include_str!("digests.txt").lines().filter_map(|l| u64::from_str_radix(l, 16).ok()).collect();
     let found: Vec<String> = digests.iter().map(|d| format!("{d:016x}")).collect();
     assert_eq!(digests, recorded, "found:\n{}", found.join("\n"));
 }
@@ -43,7 +44,10 @@ fn no_source_calls_functions_that_differ_between_systems() {
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
                 let code = text.split("#[cfg(test)]").next().unwrap();
-                let bad = [".sin()", ".cos()", ".tan(", ".exp(", ".exp2(", ".ln(", ".powf(", ".powi(", ".atan2(", ".acos(", ".cbrt("];
+                let bad = [
+                    ".sin()", ".cos()", ".tan(", ".exp(", ".exp2(", ".ln(", ".powf(", ".powi(", ".atan2(", ".acos(",
+                    ".cbrt(",
+                ];
                 for call in bad.iter().chain(&[".mul_add(", ".hypot(", ".sin_cos()"]) {
                     assert!(!code.contains(call), "{} calls {call}", path.display());
                 }
@@ -94,7 +98,13 @@ fn maps_agree_with_each_other() {
     }
 }
 
-fn job<'a>(out: &'a Path, options: &'a ClipOptions, maps: &'a [String], packed: usize, go_on: &'a (dyn Fn() -> bool + Sync)) -> Job<'a> {
+fn job<'a>(
+    out: &'a Path,
+    options: &'a ClipOptions,
+    maps: &'a [String],
+    packed: usize,
+    go_on: &'a (dyn Fn() -> bool + Sync),
+) -> Job<'a> {
     Job { out, options, clips: 5, maps, packed, progress: &|_| {}, go_on }
 }
 
@@ -143,7 +153,12 @@ fn arrays_have_the_shape_that_their_header_says() {
     let dir = tempfile::tempdir().unwrap();
     job(dir.path(), &options, &maps, 4, &|| true).run().unwrap();
     for (shard, clips) in [("shard_00000", 4), ("shard_00001", 1)] {
-        for (name, bytes) in [("frames", 3 * 3 * 40 * 56), ("reference", 3 * 40 * 56), ("normal", 3 * 3 * 40 * 56), ("depth", 3 * 40 * 56)] {
+        for (name, bytes) in [
+            ("frames", 3 * 3 * 40 * 56),
+            ("reference", 3 * 40 * 56),
+            ("normal", 3 * 3 * 40 * 56),
+            ("depth", 3 * 40 * 56),
+        ] {
             let file = fs::read(dir.path().join(shard).join(format!("{name}.npy"))).unwrap();
             let header = 10 + usize::from(u16::from_le_bytes([file[8], file[9]]));
             assert_eq!(header % 64, 0);
