@@ -38,36 +38,88 @@ pub(crate) fn tensor_cores(site: &Site<'_>) -> bool {
     site.caps.compute_capability.is_some_and(|c| c >= least)
 }
 
-/// How the main loop of `kernels/tile.cu` divides a product: rows and columns of a block's tile, its warps along both, and the
-/// stages of its ring.
+/// Whether tensor cores serve the site at the precision of tf32.
+pub(crate) fn tf32_cores(site: &Site<'_>) -> bool {
+    site.output.dtype == DType::F32 && site.caps.compute_capability.is_some_and(|c| c >= (8, 0))
+}
+
+/// Blocks that keep a large device busy. Of the number of its processors only this much is assumed.
+const ENOUGH: usize = 128;
+
+/// Fewest steps along k that are worth dividing among the slices of a block.
+const LONG: usize = 16;
+
+/// How the main loop of `kernels/tile.cu` divides a product: rows and columns of a block's tile, its warps along both, the
+/// slices of k that it sums at once, and the stages of its ring. Not measured on hardware yet.
+#[derive(Clone, Copy)]
 pub(crate) struct Tile {
     rows: u32,
     columns: u32,
     warps: [u32; 2],
+    slices: u32,
     stages: u32,
+    /// The loop is that of `kernels/warpgroup.cu` instead, whose warps follow from the rows.
+    warpgroups: bool,
 }
 
 impl Tile {
-    /// Tilings that may be asked for: rows and columns, and the stages of the ring.
+    /// Tilings of one slice that may be asked for: rows and columns, and the stages of the ring.
     pub const NAMES: &'static [&'static str] = &["128x128x3", "128x64x4", "64x64x4"];
 
-    /// The tiling that the site asks for, or else one for a product of this size.
-    pub fn at(site: &Site<'_>, rows: usize, columns: usize) -> Tile {
+    /// The same of several slices, whose number comes last.
+    pub const SLICED: &'static [&'static str] = &["32x64x4x4", "64x64x3x4", "64x64x4x2"];
+
+    const LARGE: Tile = Tile { rows: 128, columns: 128, warps: [2, 4], slices: 1, stages: 3, warpgroups: false };
+    const TALL: Tile = Tile { rows: 128, columns: 64, warps: [2, 2], slices: 1, stages: 4, warpgroups: false };
+    const SMALL: Tile = Tile { rows: 64, columns: 64, warps: [2, 2], slices: 1, stages: 4, warpgroups: false };
+
+    /// For tensor cores that read shared memory themselves.
+    const WARPGROUPS: Tile = Tile { stages: 6, warpgroups: true, ..Tile::LARGE };
+
+    /// Registers of a thread that copies and of one that multiplies, by `kernels/warpgroup.cu`.
+    const REGISTERS: [u32; 2] = [104, 200];
+
+    /// For a device that has warpgroups' products. They are not promised to later ones.
+    pub fn of_warpgroups(site: &Site<'_>) -> Option<Tile> {
+        let has = site.caps.compute_capability == Some((9, 0)) && site.output.dtype != DType::F32;
+        has.then_some(Tile::WARPGROUPS)
+    }
+
+    /// The tiling that the site asks for, or else one for `items` products of this size: large tiles where they are many, tall
+    /// ones where columns end in half of a large one.
+    pub fn at(site: &Site<'_>, items: usize, rows: usize, columns: usize) -> Tile {
         match site.tile {
-            Some("128x128x3") => Tile { rows: 128, columns: 128, warps: [2, 4], stages: 3 },
-            Some("128x64x4") => Tile { rows: 128, columns: 64, warps: [4, 2], stages: 4 },
-            Some("64x64x4") => Tile { rows: 64, columns: 64, warps: [2, 2], stages: 4 },
-            _ => Tile::of(rows, columns),
+            Some("128x128x3") => return Tile::LARGE,
+            Some("128x64x4") => return Tile::TALL,
+            Some("64x64x4") => return Tile::SMALL,
+            _ => {}
+        }
+        let large = if (1..=64).contains(&(columns % 128)) { Tile::TALL } else { Tile::LARGE };
+        if large.blocks(items, rows, columns) >= ENOUGH { large } else { Tile::SMALL }
+    }
+
+    /// The same for products that even the smallest tiles divide into too few blocks: each block's threads are slices that
+    /// divide k, `length` long. One launch; the sums of the slices meet in shared memory. `None` where tiles are enough or
+    /// sums short.
+    pub fn sliced(site: &Site<'_>, items: usize, rows: usize, columns: usize, length: usize) -> Option<Tile> {
+        const LOW: Tile = Tile { rows: 32, warps: [1, 2], slices: 4, ..Tile::SMALL };
+        const FOUR: Tile = Tile { slices: 4, stages: 3, ..Tile::SMALL };
+        const TWO: Tile = Tile { slices: 2, ..Tile::SMALL };
+        let steps = length.div_ceil(64 / site.output.dtype.size());
+        let blocks = Tile::SMALL.blocks(items, rows, columns);
+        match (site.tile, blocks) {
+            (Some("32x64x4x4"), _) => Some(LOW),
+            (Some("64x64x3x4"), _) => Some(FOUR),
+            (Some("64x64x4x2"), _) => Some(TWO),
+            _ if steps < LONG || blocks >= 2 * ENOUGH => None,
+            (_, ..64) => Some(LOW),
+            (_, 64..ENOUGH) => Some(FOUR),
+            _ => Some(TWO),
         }
     }
 
-    /// For a product of this size. Not measured on hardware yet: large tiles where there is more than half of one.
-    fn of(rows: usize, columns: usize) -> Tile {
-        if rows > 64 && columns > 64 {
-            Tile { rows: 128, columns: 128, warps: [2, 4], stages: 3 }
-        } else {
-            Tile { rows: 64, columns: 64, warps: [2, 2], stages: 4 }
-        }
+    fn blocks(&self, items: usize, rows: usize, columns: usize) -> usize {
+        items * rows.div_ceil(self.rows as usize) * columns.div_ceil(self.columns as usize)
     }
 
     /// Tiles along rows and columns.
@@ -77,20 +129,32 @@ impl Tile {
 
     /// A kernel without operands whose text holds the main loop.
     pub fn kernel<'a>(&self, site: &'a Site<'a>, file: &'static str, entry: &'static str) -> Kernel<'a> {
-        Kernel::new(site, file, "", entry)
+        let kernel = Kernel::new(site, file, "", entry)
             .constant("TILE_M", self.rows)
             .constant("TILE_N", self.columns)
-            .constant("WARPS_M", self.warps[0])
-            .constant("WARPS_N", self.warps[1])
             .constant("STAGES", self.stages)
-            .constant("BF16", site.output.dtype == DType::BF16)
+            .constant("BF16", site.output.dtype == DType::BF16);
+        if self.warpgroups {
+            let [copy, sum] = Tile::REGISTERS;
+            return kernel.constant("COPY_REGISTERS", copy).constant("SUM_REGISTERS", sum);
+        }
+        kernel.constant("WARPS_M", self.warps[0]).constant("WARPS_N", self.warps[1]).constant("SLICES", self.slices)
+    }
+
+    /// Threads and dynamic shared bytes of a block.
+    fn block(&self) -> [u32; 2] {
+        let lines = self.rows + self.columns;
+        match self.warpgroups {
+            true => [128 * (1 + self.rows / 64), self.stages * (lines * 128 + 16)],
+            false => [32 * self.warps[0] * self.warps[1] * self.slices, self.stages * self.slices * lines * 64],
+        }
     }
 
     /// A launch of this many blocks.
     pub fn launch<P: NoUninit>(&self, kernel: &Kernel<'_>, site: &Site<'_>, blocks: u64, params: &P) -> Option<Launch> {
-        let threads = 32 * self.warps[0] * self.warps[1];
+        let [threads, shared] = self.block();
         let mut launch = kernel.launch(line(site.caps, blocks), [threads, 1, 1], params)?;
-        launch.shared = self.stages * (self.rows + self.columns) * 64;
+        launch.shared = shared;
         (launch.shared <= site.caps.max_shared).then_some(launch)
     }
 }

@@ -77,6 +77,7 @@ pub(crate) fn tiles(variant: &Variant) -> &'static [&'static str] {
     match (variant.target, variant.name) {
         (Target::Wgsl, "tiled") => wgsl::TILES,
         (Target::Cuda, "mma") => cuda::Tile::NAMES,
+        (Target::Cuda, "split_k") => cuda::Tile::SLICED,
         _ => &[],
     }
 }

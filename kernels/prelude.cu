@@ -100,6 +100,38 @@ DEV void mma_tile(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[N
         for (int j = 0; j < NI; j++) mma_16816<BF16>(d[i][j], a[i], b[j]);
 }
 
+// f32 rounded to tf32's 11 digits, ties away from 0.
+DEV u32 round_tf32(u32 bits) {
+    u32 rounded = bits;
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+#endif
+    return rounded;
+}
+
+// d += a b for tiles of m16n8k8 in tf32. Lane l holds rows l/4 and l/4+8 and columns l%4 and l%4+4 of a, and of b column l/4.
+// Needs compute capability 8.0.
+template <int MI, int NI> DEV void mma_tile_tf32(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[NI][2]) {
+    u32 ra[MI][4], rb[NI][2];
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int q = 0; q < 4; q++) ra[i][q] = round_tf32(a[i][q]);
+#pragma unroll
+    for (int j = 0; j < NI; j++) rb[j][0] = round_tf32(b[j][0]), rb[j][1] = round_tf32(b[j][1]);
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int j = 0; j < NI; j++) {
+#if __CUDA_ARCH__ >= 800
+            asm volatile(
+                "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                : "+f"(d[i][j][0]), "+f"(d[i][j][1]), "+f"(d[i][j][2]), "+f"(d[i][j][3])
+                : "r"(ra[i][0]), "r"(ra[i][1]), "r"(ra[i][2]), "r"(ra[i][3]), "r"(rb[j][0]), "r"(rb[j][1]));
+#endif
+        }
+}
+
 // Four 8x8 matrices of 16-bit elements from shared memory; lane l names row l%8 of matrix l/8, 16 bytes, and gets of each
 // matrix the neighbours 2(l%4), 2(l%4)+1 of row l/4.
 DEV void ldmatrix_x4(u32 (&r)[4], const void* row) {

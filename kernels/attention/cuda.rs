@@ -19,12 +19,15 @@ pub(super) fn lower(op: &Attention, variant: &str, site: &Site<'_>) -> Option<Lo
         "frames" => ("kernels/attention/frames.cu", over_fragments!("frames.cu"), frames(op, site, &e)),
         "few_keys" => ("kernels/attention/few_keys.cu", over_fragments!("few_keys.cu"), few_keys(op, site, &e)),
         "mma" => ("kernels/attention/mma.cu", over_fragments!("mma.cu"), mma(op, site, &e)),
+        "wgmma" => ("kernels/attention/wgmma.cu", WGMMA, wgmma(op, site, &e)),
         "wide" => ("kernels/attention/wide.cu", over_fragments!("wide.cu"), wide(op, site, &e)),
         "simple" => ("kernels/attention/simple.cu", include_str!("simple.cu"), wgsl::lower(op, variant, site)),
         _ => return None,
     };
     translated(lowering, file, text)
 }
+
+const WGMMA: &str = concat!(include_str!("../hopper.cu"), over_fragments!("wgmma.cu"));
 
 /// Most keys that stay in shared memory.
 const FEW: usize = 128;
@@ -96,17 +99,42 @@ fn mma(op: &Attention, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
         .constant("WARPS", warps)
         .optional("mask", op.mask_index(), 0.0)
         .output("y");
+    let (mut params, blocks) = streamed(op, e, queries);
+    params.extend(mask_strides(e));
+    finish(&kernel, blocks, warps, bytes(keys), &params)
+}
+
+/// Parameters of a kernel that streams keys past tiles of this many queries, but for the mask's, and its blocks.
+fn streamed(op: &Attention, e: &Extents, queries: u32) -> (Vec<u32>, u64) {
     let tiles = (e.queries as u32).div_ceil(queries);
     let first = op.segment.unwrap_or(0);
     let share2 = ((e.batch - first) / e.kv2_batch.max(1)).max(1);
-    let [items, share] = [e.batch, e.batch / e.kv_batch].map(|n| n as u32);
-    let [l, m, m2] = [e.queries, e.keys, e.keys2].map(|n| n as u32);
-    let [heads, all, q, kv, k] = columns(op, e);
-    let [mask_item, mask_query] = mask_strides(e);
-    let params =
-        [items, l, tiles, m, m2, share, share2 as u32, first as u32, heads, all, q, kv, k, mask_item, mask_query];
-    let blocks = u64::from(items) * u64::from(heads) * u64::from(tiles);
-    finish(&kernel, blocks, warps, bytes(keys), &params)
+    let extents = [e.batch, e.queries, tiles as usize, e.keys, e.keys2, e.batch / e.kv_batch, share2, first];
+    let params = extents.into_iter().map(|n| n as u32).chain(columns(op, e)).collect();
+    (params, e.batch as u64 * op.heads as u64 * u64::from(tiles))
+}
+
+/// Registers of a thread that copies and of one that multiplies.
+const REGISTERS: [u32; 2] = [72, 208];
+
+fn wgmma(op: &Attention, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
+    const KEYS: u32 = 64;
+    let known = [32, 40, 64, 80, 128, 160].contains(&e.width) && site.caps.compute_capability == Some((9, 0));
+    if !fits(op, site, e) || !known || op.axis != Axis::Positions || op.mask || op.causal {
+        return None;
+    }
+    let padded = e.width.next_multiple_of(16) as u32;
+    let bytes = |stages: u32| padded * (256 + 4 * KEYS * stages) + 16 * stages;
+    let stages = [4, 3, 2].into_iter().find(|s| bytes(*s) <= site.caps.max_shared)?;
+    let kernel = operands(op, site, e, "kernels/attention/wgmma.cu", true)
+        .constant("SEGMENT", op.segment.is_some())
+        .constant("KEYS", KEYS)
+        .constant("STAGES", stages)
+        .constant("COPY_REGISTERS", REGISTERS[0])
+        .constant("SUM_REGISTERS", REGISTERS[1])
+        .output("y");
+    let (params, blocks) = streamed(op, e, 128);
+    finish(&kernel, blocks, 12, bytes(stages), &params)
 }
 
 fn few_keys(op: &Attention, site: &Site<'_>, e: &Extents) -> Option<Lowering> {

@@ -62,6 +62,8 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "mma", target: Target::Cuda, launches: 1 },
     Variant { name: "wide", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
+    // By a pin only: it has not run on hardware yet.
+    Variant { name: "wgmma", target: Target::Cuda, launches: 1 },
 ];
 
 /// Extents of an attention.

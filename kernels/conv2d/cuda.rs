@@ -3,27 +3,44 @@
 use muybridge_runtime::{DType, Lowering, Site};
 
 use super::{Conv2d, wgsl};
-use crate::cuda::{Tile, tensor_cores, translated};
+use crate::cuda::{Tile, tensor_cores, tf32_cores, translated};
 
 const MMA: &str = concat!(include_str!("../tile.cu"), "#line 1 \"kernels/conv2d/mma.cu\"\n", include_str!("mma.cu"));
 
+/// The same kernel over the main loop of warpgroups.
+const WGMMA: &str = concat!(
+    include_str!("../hopper.cu"),
+    include_str!("../warpgroup.cu"),
+    "#line 1 \"kernels/conv2d/mma.cu\"\n",
+    include_str!("mma.cu")
+);
+
 pub(super) fn lower(op: &Conv2d, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     match variant {
-        "mma" => translated(mma(op, site), "kernels/conv2d/mma.cu", MMA),
+        "mma" | "split_k" | "tf32" => translated(mma(op, variant, site), "kernels/conv2d/mma.cu", MMA),
+        "wgmma" => translated(mma(op, variant, site), "kernels/conv2d/mma.cu", WGMMA),
         "simple" => translated(wgsl::lower(op, variant, site), "kernels/conv2d/simple.cu", include_str!("simple.cu")),
         _ => None,
     }
 }
 
-fn mma(op: &Conv2d, site: &Site<'_>) -> Option<Lowering> {
+fn mma(op: &Conv2d, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     let e = op.extents(site.inputs);
     let (dtype, w) = (site.output.dtype, op.weight_index());
-    let chunks = e.channels.iter().all(|c| c.is_multiple_of(8)) && e.channels[0] > 0;
-    if !tensor_cores(site) || !chunks || !site.is_weight[w] {
+    let chunks = e.channels.iter().all(|c| c.is_multiple_of(16 / dtype.size())) && e.channels[0] > 0;
+    let served = if variant == "tf32" { tf32_cores(site) } else { tensor_cores(site) };
+    if !served || !chunks || !site.is_weight[w] {
         return None;
     }
     let pixels = e.batch * e.output[0] * e.output[1];
-    let tile = Tile::at(site, pixels, e.out_channels);
+    let length = op.kernel[0] * op.kernel[1] * (e.channels[0] + e.channels[1]);
+    let sliced = Tile::sliced(site, 1, pixels, e.out_channels, length);
+    let tile = match variant {
+        "split_k" => sliced?,
+        "wgmma" => Tile::of_warpgroups(site)?,
+        "tf32" => sliced.unwrap_or(Tile::at(site, 1, pixels, e.out_channels)),
+        _ => Tile::at(site, 1, pixels, e.out_channels),
+    };
     let kernel = tile
         .kernel(site, "kernels/conv2d/mma.cu", "conv2d")
         .constant("KERNEL_HEIGHT", op.kernel[0] as u32)

@@ -1,10 +1,10 @@
 // what:   y = activation(conv(resize(concat(x, x2)), w) + bias + shift) + residual, as an implicit product on tensor cores
 // in/out: x [B,H,W,C1], x2 [B,H,W,C2], w [Cout,KH,KW,C1+C2], bias [Cout] in f32, shift [B,T], residual [B,Ho,Wo,Cout] -> y
-// launch: a line of ceil(B Ho Wo / TILE_M) * ceil(Cout / TILE_N) blocks of 32 WARPS_M WARPS_N;
-//         STAGES (TILE_M + TILE_N) 64 dynamic shared bytes
+// launch: a line of ceil(B Ho Wo / TILE_M) * ceil(Cout / TILE_N) blocks of 32 WARPS_M WARPS_N SLICES;
+//         STAGES SLICES (TILE_M + TILE_N) 64 dynamic shared bytes
 // work:   2 KH KW (C1 + C2) flop per element of y; each tap reads its map again (from L2), w read pixels / TILE_M times
-// needs:  f16 or bf16, compute capability 7.5 (bf16: 8.0), C1 and C2 multiples of 8
-// error:  f32 sums in chunks of 16 in the order of the filter, one rounding to the output's type
+// needs:  compute capability 7.5 (bf16, and f32 as tf32: 8.0), C1 and C2 multiples of CHUNK
+// error:  f32 sums in chunks of 16 (tf32: of 8, of operands rounded to 11 digits) of every SLICES-th step, in the order of the filter, one rounding to the output's type
 // idea:   the main loop of kernels/tile.cu; a row of a is an output pixel, a column a tap and channel: gathered from the map
 //         16 bytes at a time while it is copied, zeros in the padding, so that no matrix of patches is ever stored
 
@@ -18,12 +18,12 @@ struct Params {
     u32 shift_column, shift_stride;
 };
 
-KERNEL __launch_bounds__(THREADS) conv2d(OPERANDS, const Params params) {
+KERNEL __launch_bounds__(THREADS, RESIDENT) conv2d(OPERANDS, const Params params) {
     DYNAMIC_SHARED(shared);
     const u32 first_row = linear_block() % params.tiles_m * TILE_M, first_column = linear_block() / params.tiles_m * TILE_N;
     if (first_column >= params.channels) return;
     const u32 c = params.c1 + params.c2, length = KERNEL_HEIGHT * KERNEL_WIDTH * c;
-    const u32 chunk = threadIdx.x & 3, line = threadIdx.x / 4, area = params.height * params.width;
+    const u32 chunk = copy_chunk(), line = copy_line(), area = params.height * params.width;
 
     // 1. Pixels of the rows that this thread copies: item, and where tap (0, 0) lies (before the map: wraps to large numbers).
     u32 item[A_COPIES], top[A_COPIES], left[A_COPIES];
@@ -37,7 +37,7 @@ KERNEL __launch_bounds__(THREADS) conv2d(OPERANDS, const Params params) {
 
     // 2. The product. Beyond the edges and in the padding, zeros.
     auto fetch = [&](u32 step, u8* stage) {
-        const u32 k = step * TILE_K + chunk * 8, tap = k / c, channel = k % c;
+        const u32 k = step * TILE_K + chunk * CHUNK, tap = k / c, channel = k % c;
         const bool second = channel >= params.c1;
         const elem* source = second ? x2 + (channel - params.c1) : x + channel;
         const u32 stride = second ? params.c2 : params.c1;
@@ -62,7 +62,7 @@ KERNEL __launch_bounds__(THREADS) conv2d(OPERANDS, const Params params) {
         }
     };
     float sums[MI][NI][4];
-    multiply(sums, shared, (length + TILE_K - 1) / TILE_K, fetch);
+    if (!multiply(sums, shared, (length + TILE_K - 1) / TILE_K, fetch)) return;
 
     // 3. Bias, shift, activation, residual; two neighbours of y at once where pixels are whole pairs.
 #pragma unroll

@@ -48,8 +48,12 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "reference", target: Target::Cpu, launches: 1 },
     Variant { name: "tiled", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "split_k", target: Target::Cuda, launches: 1 },
     Variant { name: "mma", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
+    // By a pin only: one rounds f32 operands to 11 digits, the other has not run on hardware yet.
+    Variant { name: "tf32", target: Target::Cuda, launches: 1 },
+    Variant { name: "wgmma", target: Target::Cuda, launches: 1 },
 ];
 
 /// Extents of a convolution.
@@ -245,6 +249,14 @@ pub fn cases() -> Vec<Case> {
         Case::new("wide_channels", c3, ops([2, 9, 10, 64], 72, 3)),
         // Several tiles of pixels and of channels, and a ring of tiles that comes round.
         Case::new("ragged_tiles", c3, ops([2, 9, 13, 24], 133, 3)),
+        // Sums long enough to be divided, on a map that has few tiles, and on one that has more.
+        Case::new("small_map", Conv2d { residual: true, ..c3 }, {
+            plus(ops([2, 5, 7, 96], 72, 3), vec![Operand::activation([2, 5, 7, 72])])
+        }),
+        Case::new("middle_map", c3, ops([1, 32, 37, 64], 260, 3)),
+        // As many tiles as keep a device busy: large ones, and tall ones.
+        Case::new("large_tiles", c1, ops([1, 62, 70, 8], 512, 1)),
+        Case::new("tall_tiles", c1, ops([1, 77, 79, 16], 180, 1)),
         Case::new("image_in", c3, ops([1, 12, 20, 3], 16, 3)),
         Case::new("latent_out", c3, ops([1, 8, 12, 32], 4, 3)),
         Case::new("down", down, ops([1, 9, 12, 16], 16, 3)),

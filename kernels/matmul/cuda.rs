@@ -5,29 +5,47 @@ use std::sync::Arc;
 use muybridge_runtime::{DType, HostTensor, Lowering, Prepare, Site, TensorDesc};
 
 use super::{Matmul, wgsl};
-use crate::cuda::{Tile, tensor_cores, translated};
+use crate::cuda::{Tile, tensor_cores, tf32_cores, translated};
+use crate::wgsl::{Kernel, line};
 
 const MMA: &str = concat!(include_str!("../tile.cu"), "#line 1 \"kernels/matmul/mma.cu\"\n", include_str!("mma.cu"));
 
+/// The same kernel over the main loop of warpgroups.
+const WGMMA: &str = concat!(
+    include_str!("../hopper.cu"),
+    include_str!("../warpgroup.cu"),
+    "#line 1 \"kernels/matmul/mma.cu\"\n",
+    include_str!("mma.cu")
+);
+
 pub(super) fn lower(op: &Matmul, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     match variant {
-        "mma" => translated(mma(op, site), "kernels/matmul/mma.cu", MMA),
+        "few_rows" => translated(few_rows(op, site), "kernels/matmul/few_rows.cu", include_str!("few_rows.cu")),
+        "mma" | "split_k" | "tf32" => translated(mma(op, variant, site), "kernels/matmul/mma.cu", MMA),
+        "wgmma" => translated(mma(op, variant, site), "kernels/matmul/mma.cu", WGMMA),
         "simple" => translated(wgsl::lower(op, variant, site), "kernels/matmul/simple.cu", include_str!("simple.cu")),
         _ => None,
     }
 }
 
-fn mma(op: &Matmul, site: &Site<'_>) -> Option<Lowering> {
+fn mma(op: &Matmul, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     let e = op.extents(site.inputs);
     let dtype = site.output.dtype;
     let columns = if op.geglu { 2 * e.n } else { e.n };
     // The interleaving of gates is a layout of a weight.
     let weights = [1, 2].iter().take(1 + usize::from(op.bias)).all(|&i| site.is_weight[i]);
     let gates = !op.geglu || (weights && !op.batched && e.n.is_multiple_of(8));
-    if !tensor_cores(site) || e.k == 0 || !e.k.is_multiple_of(8) || !gates {
+    let served = if variant == "tf32" { tf32_cores(site) } else { tensor_cores(site) };
+    if !served || e.k == 0 || !e.k.is_multiple_of(16 / dtype.size()) || !gates {
         return None;
     }
-    let tile = Tile::at(site, e.m, columns);
+    let sliced = Tile::sliced(site, e.batch, e.m, columns, e.k);
+    let tile = match variant {
+        "split_k" => sliced?,
+        "wgmma" => Tile::of_warpgroups(site)?,
+        "tf32" => sliced.unwrap_or(Tile::at(site, e.batch, e.m, columns)),
+        _ => Tile::at(site, e.batch, e.m, columns),
+    };
     let kernel = tile
         .kernel(site, "kernels/matmul/mma.cu", "matmul")
         .constant("BATCHED", op.batched)
@@ -50,6 +68,37 @@ fn mma(op: &Matmul, site: &Site<'_>) -> Option<Lowering> {
     let blocks = u64::from(items) * u64::from(tiles_m) * u64::from(tiles_n);
     let launch = tile.launch(&kernel, site, blocks, &[items, m, n, k, columns, tiles_m, tiles_n]);
     kernel.lower([launch])
+}
+
+/// Most rows that are summed beside each other in registers.
+const FEW: usize = 16;
+
+fn few_rows(op: &Matmul, site: &Site<'_>) -> Option<Lowering> {
+    const WARPS: u32 = 4;
+    let (e, dtype) = (op.extents(site.inputs), site.output.dtype);
+    let shared = (e.m * e.k * dtype.size()) as u64;
+    let fits = e.k > 0 && e.k.is_multiple_of(8) && shared <= u64::from(site.caps.max_shared);
+    if !fits || e.m > FEW || e.m == 0 || (!site.is_weight[1] && site.inputs[1].dtype != dtype) {
+        return None;
+    }
+    let kernel = Kernel::new(site, "kernels/matmul/few_rows.cu", "", "matmul")
+        .constant("ROWS", e.m as u32)
+        .constant("WARPS", WARPS)
+        .constant("BATCHED", op.batched)
+        .constant("GATED", op.geglu)
+        .activation(op.activation)
+        .weight("a", Some(0), dtype, 0.0)
+        .weight("w", Some(1), dtype, 0.0)
+        .weight("bias", op.bias.then_some(2), DType::F32, 0.0)
+        .weight("residual", op.residual_index(), dtype, 0.0)
+        .output("y");
+    let pairs = if op.geglu { e.n } else { e.n.div_ceil(2) } as u32;
+    let spans = pairs.div_ceil(WARPS);
+    let params = [e.batch as u32, e.n as u32, e.k as u32, pairs, spans];
+    let blocks = line(site.caps, e.batch as u64 * u64::from(spans));
+    let mut launch = kernel.launch(blocks, [32 * WARPS, 1, 1], &params)?;
+    launch.shared = shared as u32;
+    kernel.lower([Some(launch)])
 }
 
 /// A weight or bias of `2N` rows, values then gates, with eight rows of values and the eight of their gates in turn: a thread

@@ -1,11 +1,11 @@
 // what:   y = activation(a w^T + bias) + residual, or value * gelu(gate) + residual, on tensor cores
 // in/out: a [items,M,K], w [C,K] or [items,C,K], bias [C] in f32, residual [items,M,N] -> y [items,M,N]; C = N, or 2 N with a
 //         gate: 8 rows of values, then the 8 of their gates, in turn
-// launch: a line of items * ceil(M / TILE_M) * ceil(C / TILE_N) blocks of 32 WARPS_M WARPS_N;
-//         STAGES (TILE_M + TILE_N) 64 dynamic shared bytes
+// launch: a line of items * ceil(M / TILE_M) * ceil(C / TILE_N) blocks of 32 WARPS_M WARPS_N SLICES;
+//         STAGES SLICES (TILE_M + TILE_N) 64 dynamic shared bytes
 // work:   2 K flop per element of a [M,C] product; a read C / TILE_N times, w M / TILE_M times (from L2), y written once
-// needs:  f16 or bf16, compute capability 7.5 (bf16: 8.0), K a multiple of 8, N of 8 with a gate
-// error:  f32 sums in chunks of 16 in the order of k, one rounding to the output's type
+// needs:  compute capability 7.5 (bf16, and f32 as tf32: 8.0), K a multiple of CHUNK, N of 8 with a gate
+// error:  f32 sums in chunks of 16 (tf32: of 8, of operands rounded to 11 digits) of every SLICES-th step, in the order of k, one rounding to the output's type
 // idea:   the main loop of kernels/tile.cu over rows of a and w, and the epilogue on the accumulators
 
 struct Params {
@@ -14,7 +14,7 @@ struct Params {
     u32 columns, tiles_m, tiles_n;
 };
 
-KERNEL __launch_bounds__(THREADS) matmul(OPERANDS, const Params params) {
+KERNEL __launch_bounds__(THREADS, RESIDENT) matmul(OPERANDS, const Params params) {
     DYNAMIC_SHARED(shared);
     // Neighbouring blocks share a tile of w.
     const u32 tiles = params.tiles_m * params.tiles_n, id = linear_block() % tiles, item = linear_block() / tiles;
@@ -24,9 +24,9 @@ KERNEL __launch_bounds__(THREADS) matmul(OPERANDS, const Params params) {
     const elem* own_w = w + (BATCHED ? (u64)item * params.columns * params.k : 0);
 
     // 1. The product. Beyond the edges, zeros.
-    const u32 chunk = threadIdx.x & 3, line = threadIdx.x / 4;
+    const u32 chunk = copy_chunk(), line = copy_line();
     auto fetch = [&](u32 step, u8* stage) {
-        const u32 k = step * TILE_K + chunk * 8;
+        const u32 k = step * TILE_K + chunk * CHUNK;
 #pragma unroll
         for (u32 i = 0; i < A_COPIES; i++) {
             const u32 at = line + i * LINES, row = first_row + at;
@@ -41,7 +41,7 @@ KERNEL __launch_bounds__(THREADS) matmul(OPERANDS, const Params params) {
         }
     };
     float sums[MI][NI][4];
-    multiply(sums, shared, (params.k + TILE_K - 1) / TILE_K, fetch);
+    if (!multiply(sums, shared, (params.k + TILE_K - 1) / TILE_K, fetch)) return;
 
     // 2. Bias, activation or gate, residual; two neighbours of y at once where rows are whole pairs.
     auto finish = [&](u32 row, u32 column, float v0, float v1) {

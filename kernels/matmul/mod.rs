@@ -36,8 +36,13 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "few_rows", target: Target::Wgsl, launches: 1 },
     Variant { name: "tiled", target: Target::Wgsl, launches: 1 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
+    Variant { name: "few_rows", target: Target::Cuda, launches: 1 },
+    Variant { name: "split_k", target: Target::Cuda, launches: 1 },
     Variant { name: "mma", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
+    // By a pin only: one rounds f32 operands to 11 digits, the other has not run on hardware yet.
+    Variant { name: "tf32", target: Target::Cuda, launches: 1 },
+    Variant { name: "wgmma", target: Target::Cuda, launches: 1 },
 ];
 
 /// Extents of a product.
@@ -178,6 +183,21 @@ pub fn cases() -> Vec<Case> {
         // Enough tiles for the middle and the tallest of them.
         Case::new("many_tiles", out, with_residual(350, 720, 36)),
         Case::new("many_tall_tiles", out, with_residual(700, 720, 20)),
+        // As many tiles as keep a device busy: large ones, and tall ones.
+        Case::new("large_tiles", bias, biased(1500, 1500, 8)),
+        Case::new("tall_tiles", out, with_residual(5600, 300, 8)),
+        // Sums long enough to be divided, for few tiles, for more, and with gates.
+        Case::new("few_tiles_long", out, with_residual(70, 132, 840)),
+        Case::new("more_tiles_long", bias, biased(500, 520, 528)),
+        Case::new("many_tiles_long", bias, biased(700, 720, 512)),
+        Case::new("geglu_long", geglu, {
+            vec![Operand::activation([30, 600]), Operand::weight([144, 600]), Operand::weight([144])]
+        }),
+        Case::new("one_row", Matmul { activation: Activation::Silu, ..out }, with_residual(1, 333, 264)),
+        Case::new("batched_rows", batched, vec![Operand::activation([3, 5, 72]), Operand::activation([3, 37, 72])]),
+        Case::new("geglu_rows", geglu, {
+            vec![Operand::activation([7, 40]), Operand::weight([54, 40]), Operand::weight([54])]
+        }),
         Case::new("time_projection", bias, biased(2, 640, 128)),
         Case::full_size("unet_down0_qkv", Matmul::default(), plain(4096, 960, 320)),
         Case::full_size("unet_down0_geglu", geglu, {

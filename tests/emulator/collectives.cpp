@@ -110,11 +110,31 @@ static float element(u16 bits, bool bf16) {
   return x;
 }
 
-// d += a b for tiles of m16n8k16: lane l holds rows l/4 and l/4+8 and columns 2(l%4) of its fragments.
+// d += a b for tiles of m16n8k; lane l holds rows l/4 and l/4+8 of d, and columns 2(l%4) and 2(l%4)+1.
+template <int K>
+static void multiply(void** args, int tiles_m, int tiles_n, const float (&a)[128][16], const float (&b)[16][256]) {
+  alignas(32) float d[256];
+  const int n = tiles_n * 8;
+  for (int row = 0; row < tiles_m * 16; row++) {
+    for (int c = 0; c < n; c += 8) {
+      __m256 sum = _mm256_setzero_ps();
+      for (int k = 0; k < K; k++) sum = _mm256_fmadd_ps(_mm256_broadcast_ss(&a[row][k]), _mm256_load_ps(&b[k][c]), sum);
+      _mm256_store_ps(d + c, sum);
+    }
+    int tile = row >> 4, half = row >> 3 & 1, group = row & 7;
+    for (int t = 0; t < 4; t++) {
+      float* out = ((MmaArg*)args[group * 4 + t])->d + tile * tiles_n * 4 + half * 2;
+      for (int j = 0; j < tiles_n; j++)
+        for (int e = 0; e < 2; e++) out[j * 4 + e] += d[j * 8 + t * 2 + e];
+    }
+  }
+}
+
+// Operands of 16 bits, k = 16: columns 2(l%4) and its neighbour, and those 8 further.
 void run_mma(void** args, u32, u64 detail) {
-  const int tiles_m = detail >> 8 & 255, tiles_n = detail & 255, n = tiles_n * 8;
+  const int tiles_m = detail >> 8 & 255, tiles_n = detail & 255;
   const bool bf16 = detail >> 16 & 1;
-  alignas(32) float a[8 * 16][16], b[16][256], d[256];
+  alignas(32) float a[128][16], b[16][256];
   for (int l = 0; l < 32; l++) {
     const auto* own = (const MmaArg*)args[l];
     int group = l >> 2, pair = (l & 3) * 2;
@@ -128,19 +148,29 @@ void run_mma(void** args, u32, u64 detail) {
       for (int q = 0; q < 4; q++) b[pair + (q & 1) + (q >> 1) * 8][j * 8 + group] = element(f[q], bf16);
     }
   }
-  for (int row = 0; row < tiles_m * 16; row++) {
-    for (int c = 0; c < n; c += 8) {
-      __m256 sum = _mm256_setzero_ps();
-      for (int k = 0; k < 16; k++) sum = _mm256_fmadd_ps(_mm256_broadcast_ss(&a[row][k]), _mm256_load_ps(&b[k][c]), sum);
-      _mm256_store_ps(d + c, sum);
-    }
-    int tile = row >> 4, half = row >> 3 & 1, group = row & 7;
-    for (int t = 0; t < 4; t++) {
-      float* out = ((MmaArg*)args[group * 4 + t])->d + tile * tiles_n * 4 + half * 2;
-      for (int j = 0; j < tiles_n; j++)
-        for (int e = 0; e < 2; e++) out[j * 4 + e] += d[j * 8 + t * 2 + e];
-    }
+  multiply<16>(args, tiles_m, tiles_n, a, b);
+}
+
+static float tf32(u32 bits) {  // nearest, ties away from 0
+  u32 rounded = (bits + 0x1000) & ~0x1fffu;
+  float x;
+  memcpy(&x, &rounded, 4);
+  return x;
+}
+
+// Operands of 32 bits, k = 8: columns l%4 and l%4+4.
+void run_mma_tf32(void** args, u32, u64 detail) {
+  const int tiles_m = detail >> 8 & 255, tiles_n = detail & 255;
+  alignas(32) float a[128][16], b[16][256];
+  for (int l = 0; l < 32; l++) {
+    const auto* own = (const MmaArg*)args[l];
+    int group = l >> 2, column = l & 3;
+    for (int i = 0; i < tiles_m; i++)
+      for (int q = 0; q < 4; q++) a[i * 16 + group + (q & 1) * 8][column + (q >> 1) * 4] = tf32(own->a[i * 4 + q]);
+    for (int j = 0; j < tiles_n; j++)
+      for (int q = 0; q < 2; q++) b[column + q * 4][j * 8 + group] = tf32(own->b[j * 2 + q]);
   }
+  multiply<8>(args, tiles_m, tiles_n, a, b);
 }
 
 static void copy(const Copy& c) {

@@ -64,6 +64,13 @@ void run_sync(void**, u32, u64);
 void run_shuffle(void**, u32, u64);
 void run_ldmatrix(void**, u32, u64);
 void run_mma(void**, u32, u64);
+void run_mma_tf32(void**, u32, u64);
+void barrier_make(u64* b, u32 count);
+void barrier_arrive(u64* b);
+void barrier_wait(u64* b, u32 parity);
+void run_product(void**, u32, u64);
+void run_product_commit(void**, u32, u64);
+void run_product_wait(void**, u32, u64);
 struct ShuffleArg {
   u32 value;
   int select;
@@ -75,6 +82,12 @@ struct LdmatrixArg {
 struct MmaArg {
   float* d;
   const u32 *a, *b;
+};
+// A warp's part of a warpgroup's product. Without registers of `a`, it is described like `b`.
+struct ProductArg {
+  float* d;
+  const u32* registers;
+  u64 a, b;
 };
 template <class T>
 inline T shuffle(u32 mask, T v, int select, int mode) {
@@ -196,6 +209,13 @@ DEV void mma_tile(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[N
   emulator::MmaArg arg{&d[0][0][0], &a[0][0], &b[0][0]};
   emulator::warp_collective("mma", emulator::run_mma, &arg, 0xffffffffu, (u64)BF16 << 16 | MI << 8 | NI);
 }
+// The same in tf32: 8 columns of k, operands of 32 bits.
+template <int MI, int NI>
+DEV void mma_tile_tf32(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[NI][2]) {
+  static_assert(MI <= 8 && NI <= 32, "mma_tile_tf32: the emulator's buffers are 128 x 256");
+  emulator::MmaArg arg{&d[0][0][0], &a[0][0], &b[0][0]};
+  emulator::warp_collective("mma", emulator::run_mma_tf32, &arg, 0xffffffffu, (u64)MI << 8 | NI);
+}
 DEV void ldmatrix_x4(u32 (&r)[4], const void* row) {
   emulator::LdmatrixArg arg{r, row};
   emulator::warp_collective("ldmatrix", emulator::run_ldmatrix, &arg, 0xffffffffu, 0);
@@ -209,5 +229,38 @@ DEV void copy_async_commit() { emulator::current->copy_group++; }
 template <int N>
 DEV void copy_async_wait() {
   emulator::copy_wait(N);
+}
+
+// The wrappers of kernels/hopper.cu. Descriptors have the bits that hardware wants, with offsets in the block's shared memory
+// for addresses.
+DEV void barrier_make(u64* b, u32 count) { emulator::barrier_make(b, count); }
+DEV void barriers_made() {}
+DEV void barrier_arrive(u64* b) { emulator::barrier_arrive(b); }
+DEV void barrier_wait(u64* b, u32 parity) { emulator::barrier_wait(b, parity); }
+DEV void publish() {}
+template <u32 N>
+DEV void fewer_registers() {}
+template <u32 N>
+DEV void more_registers() {}
+DEV u64 shared_address(const void* p) { return (u64)((const u8*)p - emulator::current->block->shared); }
+DEV u64 matrices(const void* p, u32 across, u32 along) {
+  return shared_address(p) >> 4 | (u64)(along >> 4) << 16 | (u64)(across >> 4) << 32;
+}
+DEV u64 swizzled_rows(const void* p) { return shared_address(p) >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62; }
+DEV void products_begin() {}
+DEV void products_commit() { emulator::warp_collective("products_commit", emulator::run_product_commit, nullptr, 0xffffffffu, 0); }
+template <int N>
+DEV void products_wait() {
+  emulator::warp_collective("products_wait", emulator::run_product_wait, nullptr, 0xffffffffu, N);
+}
+template <bool BF16, int NI>
+DEV void product(float (&d)[NI][4], u64 a, u64 b) {
+  emulator::ProductArg arg{&d[0][0], nullptr, a, b};
+  emulator::warp_collective("product", emulator::run_product, &arg, 0xffffffffu, (u64)BF16 << 16 | NI);
+}
+template <bool BF16, int NI>
+DEV void product_of_registers(float (&d)[NI][4], const u32 (&a)[4], u64 b) {
+  emulator::ProductArg arg{&d[0][0], a, 0, b};
+  emulator::warp_collective("product", emulator::run_product, &arg, 0xffffffffu, (u64)BF16 << 16 | 1u << 17 | NI);
 }
 #endif

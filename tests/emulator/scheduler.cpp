@@ -110,7 +110,8 @@ bool run_block(Worker& w) {
   w.start_queue();
   w.error.clear();
   w.barrier.clear();
-  for (Warp& warp : w.warps) warp.arrived = 0;
+  w.waiting.clear();
+  for (Warp& warp : w.warps) warp.arrived = warp.product_group = 0, warp.products.clear();
   memset(w.block.shared, 0xff, w.block.shared_bytes);  // NaN in every format
   for (u32 i = 0; i < w.threads; i++) {
     Fiber& f = w.fibers[i];

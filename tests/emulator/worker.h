@@ -29,6 +29,13 @@ inline void forbid(const void* p, size_t n) { if (address_sanitizer()) __asan_po
 inline void allow(const void* p, size_t n) { if (address_sanitizer()) __asan_unpoison_memory_region(p, n); }
 inline void note_write(void* p, size_t n) { if (thread_sanitizer()) __tsan_write_range(p, n); }
 
+// A warp's part of a warpgroup's product that has not happened yet.
+struct Product {
+  ProductArg args[32];
+  u64 detail;
+  u32 group;
+};
+
 struct Warp {
   Collective run = nullptr;
   const char* what = nullptr;
@@ -37,6 +44,8 @@ struct Warp {
   void* args[32];
   u64 sync[2];
   u32 phase = 0;
+  std::vector<Product> products;
+  u32 product_group = 0;
 };
 
 // One block at a time.
@@ -45,6 +54,7 @@ struct Worker {
   std::vector<u8*> stacks;
   std::vector<Warp> warps;
   std::vector<u32> barrier;  // threads that wait in the block's barrier
+  std::vector<std::pair<const u64*, u32>> waiting;  // threads that wait for a barrier in shared memory
   u64 barrier_sync[2];       // two: a thread already in the next phase must not order the present one
   u32 barrier_phase = 0;
   u32 threads = 0, alive = 0;
