@@ -25,6 +25,9 @@ pub enum Error {
         /// What was wanted and what was there.
         reason: String,
     },
+    /// A run was stopped by its listener.
+    #[error("interrupted")]
+    Interrupted,
     /// A recorded case that cannot be read or run.
     #[error("{}: {reason}", file.display())]
     Case {

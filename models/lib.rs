@@ -39,6 +39,7 @@ pub mod metrics;
 pub mod motion;
 pub mod motion_config;
 pub mod noise;
+pub mod pipelines;
 pub mod pose_guider;
 pub mod presets;
 pub mod referencenet;

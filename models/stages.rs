@@ -269,8 +269,19 @@ impl StepPlan {
     /// # Errors
     /// As [`Plan::with`].
     pub fn with(stages: &Stages, device: &Device, options: &PlanOptions) -> Result<StepPlan> {
-        let once = Plan::with(&stages.once, device, options)?;
         let step = Plan::with(&stages.step, device, options)?;
+        // A clip's features are made before its steps run: in their arena.
+        let once = Plan::beside(&stages.once, &step, options)?;
+        Ok(StepPlan { once, step, features: stages.features.clone() })
+    }
+
+    /// Binds both graphs in the arena of another plan, as far as it is large enough: they never run at the same time.
+    ///
+    /// # Errors
+    /// As [`Plan::with`].
+    pub fn beside(stages: &Stages, other: &StepPlan, options: &PlanOptions) -> Result<StepPlan> {
+        let step = Plan::beside(&stages.step, &other.step, options)?;
+        let once = Plan::beside(&stages.once, &step, options)?;
         Ok(StepPlan { once, step, features: stages.features.clone() })
     }
 

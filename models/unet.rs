@@ -99,6 +99,13 @@ impl Unet {
         &self.unread
     }
 
+    /// Number of its motion modules.
+    pub fn motion_modules(&self) -> usize {
+        let c = self.config();
+        let levels = c.trunk.levels.iter().chain(&c.up).map(|l| l.motion.len());
+        levels.sum::<usize>() + c.trunk.mid.as_ref().map_or(0, |m| m.motion.len())
+    }
+
     /// Its self-attentions in the given blocks, in the order of the launches, each with the number of halvings before it.
     pub fn self_attentions(&self, blocks: FusionBlocks) -> impl Iterator<Item = (usize, &SelfAttention)> {
         self.backbone.self_attentions(blocks)
@@ -118,6 +125,18 @@ impl Unet {
     /// # Errors
     /// As [`Unet::plan`]; networks that do not fit each other.
     pub fn plan_with(&self, shape: UnetShape, controls: &[&ControlNet], options: &PlanOptions) -> Result<StepPlan> {
+        StepPlan::with(&self.stages(shape, controls)?, &self.device, options)
+    }
+
+    /// As [`Unet::plan`], in the arena of a plan for another shape: the two take turns, as halves of guidance do.
+    ///
+    /// # Errors
+    /// As [`Unet::plan`].
+    pub fn plan_beside(&self, shape: UnetShape, other: &StepPlan) -> Result<StepPlan> {
+        StepPlan::beside(&self.stages(shape, &[])?, other, &PlanOptions { pins: Pins::from_env()?, guard: 0 })
+    }
+
+    fn stages(&self, shape: UnetShape, controls: &[&ControlNet]) -> Result<Stages> {
         let mut s = Stages::new();
         let c = self.config();
         let o = Operands::declare(&mut s, &shape, &c.trunk, c.encoder_hid_dim.unwrap_or(c.trunk.context))?;
@@ -136,7 +155,7 @@ impl Unet {
         };
         let sample = self.build(&mut s, &o, residuals)?;
         s.step.output("sample", sample);
-        StepPlan::with(&s, &self.device, options)
+        Ok(s)
     }
 
     /// `sample [B·F,h,w,Cin]`, `timestep [B]`, context `[B,M,K]` → `[B·F,h,w,Cout]`.

@@ -11,6 +11,7 @@ mod host;
 mod judge;
 mod metrics;
 mod motion;
+mod pipeline;
 mod record;
 mod unet2d;
 mod vae;
@@ -51,6 +52,7 @@ impl Case {
         "clip_vision",
         "aa_denoise",
         "champ_denoise",
+        "aa_pipeline",
         "unet_motion",
         "unet_motion_whole",
         "iresnet",
@@ -110,6 +112,7 @@ impl Case {
             "controlnet_chain" => controlnet::run_chain(&call)?,
             "clip_text" => clip::run_text(&call)?,
             "clip_vision" => clip::run_vision(&call)?,
+            "aa_pipeline" => pipeline::run(&call)?,
             "aa_denoise" | "champ_denoise" => animate::run(&call)?,
             "unet_motion" | "unet_motion_whole" => motion::run(&call)?,
             "aa_pose_guider" | "champ_guidance_encoder" => guiders::run(&call)?,

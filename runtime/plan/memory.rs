@@ -40,7 +40,14 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub fn new(graph: &Graph, device: &Device, lowered: &[Lowered], options: &PlanOptions) -> Result<Memory> {
+    /// `shared` are slabs of another plan's arena, to be used again as far as they are large enough.
+    pub fn new(
+        graph: &Graph,
+        device: &Device,
+        lowered: &[Lowered],
+        options: &PlanOptions,
+        shared: &[Arc<dyn Buffer>],
+    ) -> Result<Memory> {
         let (owners, lifetimes) = lifetimes(graph, lowered, options.guard > 0);
         let caps = device.caps();
         let align = caps.binding_align.max(16);
@@ -55,11 +62,11 @@ impl Memory {
             wanted: lifetimes[i].bytes,
             limit: Some(caps.max_buffer),
         })?;
-        let slabs = layout
-            .slabs
-            .iter()
-            .map(|&bytes| device.allocate(bytes, "the arena of activations"))
-            .collect::<Result<Vec<_>>>()?;
+        let slab = |(i, &bytes): (usize, &u64)| match shared.get(i) {
+            Some(there) if there.bytes() >= bytes => Ok(there.clone()),
+            _ => device.allocate(bytes, "the arena of activations"),
+        };
+        let slabs = layout.slabs.iter().enumerate().map(slab).collect::<Result<Vec<_>>>()?;
         let mut memory = Memory {
             slabs,
             spans: HashMap::new(),

@@ -58,8 +58,8 @@ pub struct Plan {
     arena: Vec<Arc<dyn Buffer>>,
     weights: KeptWeights,
     guards: Vec<(Place, u64)>,
-    /// Runs share the arena, so they take turns.
-    turn: Mutex<()>,
+    /// Runs share the arena, so they take turns, and so do plans that share one.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Plan {
@@ -76,8 +76,23 @@ impl Plan {
     /// # Errors
     /// As for [`Plan::new`].
     pub fn with(graph: &Graph, device: &Device, options: &PlanOptions) -> Result<Plan> {
+        Plan::bind(graph, device, options, None)
+    }
+
+    /// Binds a graph to the device of another plan, whose arena it uses as far as that is large enough: plans that never run
+    /// at the same time need the memory of the largest only. Guarded plans share nothing.
+    ///
+    /// # Errors
+    /// As for [`Plan::new`].
+    pub fn beside(graph: &Graph, other: &Plan, options: &PlanOptions) -> Result<Plan> {
+        let guarded = options.guard > 0 || !other.guards.is_empty();
+        Plan::bind(graph, &other.device, options, (!guarded).then_some(other))
+    }
+
+    fn bind(graph: &Graph, device: &Device, options: &PlanOptions, other: Option<&Plan>) -> Result<Plan> {
         let lowered = lower::lower_all(graph, device, &options.pins)?;
-        let memory = memory::Memory::new(graph, device, &lowered, options)?;
+        let shared = other.map_or(&[][..], |plan| &plan.arena);
+        let memory = memory::Memory::new(graph, device, &lowered, options, shared)?;
         let report = report::report(graph, &lowered, &memory);
         let nodes = memory::bind(graph, &lowered, &memory)?;
         let program = device.backend().compile(nodes)?;
@@ -94,7 +109,7 @@ impl Plan {
             weights: KeptWeights(memory.weights.into_values().map(|span| span.buffer).collect()),
             arena: memory.slabs,
             guards: memory.guards,
-            turn: Mutex::default(),
+            turn: other.map_or_else(Arc::default, |plan| plan.turn.clone()),
         })
     }
 

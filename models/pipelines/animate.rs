@@ -1,0 +1,387 @@
+//! A person in a picture, moved as in a video: AnimateAnyone (Hu et al., 2023) and Champ (Zhu et al., 2024).
+//!
+//! The picture becomes a token (CLIP), latents (VAE) and features (reference network); pictures of poses, or renderings of a
+//! body, become features of every frame (guiders). A video network denoises windows of frames with both, a sampler takes the
+//! steps, and the VAE decodes frame by frame.
+
+use muybridge_runtime::{DType, Device, HostTensor, Tensor};
+
+use super::components::Components;
+use super::decode::FrameDecoder;
+use super::denoise::Denoiser;
+use super::memory::{MemoryPlan, Planner};
+use super::stages::{FrameFeatures, Size, embed, encode, pixels, reference, reference_plan, rgb};
+use super::watch::{Clock, Event, Flow, Stage, Watch};
+use crate::context::{Between, Weighting, Windows, interpolate};
+use crate::error::{Error, Result};
+use crate::noise::{NoiseSource, TorchCpu};
+use crate::pose_guider::GuiderShape;
+use crate::resize::{Filter, Picture, Resize};
+use crate::schedulers::{Run, Scheduler, StepInput};
+
+const MODEL: &str = "Animator";
+
+/// What to make, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AnimateOptions {
+    /// Width of the video, in pixels.
+    pub width: usize,
+    /// Height of the video, in pixels.
+    pub height: usize,
+    /// Frames of the motion.
+    pub frames: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// How much the reference and the motion count; up to 1 there is no guidance, and half the work.
+    pub guidance: f32,
+    /// Where noise begins.
+    pub seed: u64,
+    /// Numbers of the activations. Weights stay as they are on disk.
+    pub dtype: DType,
+    /// Frames that are denoised together.
+    pub window: usize,
+    /// Strides of windows: 1 is neighbours only, 2 adds windows of every second frame, …
+    pub strides: usize,
+    /// Frames that neighbouring windows share.
+    pub overlap: usize,
+    /// How predictions of a frame in several windows are averaged. Published pipelines: flat.
+    pub weighting: Weighting,
+    /// Windows begin at another frame in every step, so that seams do not stay. Published pipelines: no.
+    pub moving: bool,
+    /// Frames between frames, made of the latents: a factor, and how.
+    pub between: Option<(usize, Between)>,
+    /// The most device memory, in bytes.
+    pub max_memory: Option<u64>,
+}
+
+impl Default for AnimateOptions {
+    /// The published defaults of AnimateAnyone: 24 frames of 512 × 784 in f32.
+    fn default() -> AnimateOptions {
+        AnimateOptions {
+            width: 512,
+            height: 784,
+            frames: 24,
+            steps: 30,
+            guidance: 3.5,
+            seed: 42,
+            dtype: DType::F32,
+            window: 24,
+            strides: 1,
+            overlap: 4,
+            weighting: Weighting::Flat,
+            moving: false,
+            between: None,
+            max_memory: None,
+        }
+    }
+}
+
+/// Pictures of the motion, of one kind: `pose`, or Champ's `depth`, `normal`, `semantic_map`, `dwpose`.
+#[derive(Clone, Debug)]
+pub struct Motion {
+    /// The kind.
+    pub kind: String,
+    /// A picture for each frame, of any size.
+    pub frames: Vec<Picture>,
+}
+
+/// Where a run that was interrupted goes on.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Steps that were taken.
+    pub steps: usize,
+    /// The latents after them, `[F,h,w,C]`, in f32.
+    pub latents: HostTensor,
+}
+
+/// What a run starts from.
+#[derive(Clone, Debug)]
+pub struct AnimateInput {
+    /// The person.
+    pub reference: Picture,
+    /// The motion, of every kind that there is a guider for, or of some of them.
+    pub motion: Vec<Motion>,
+    /// Noise `[F,h,w,C]` instead of that of the seed.
+    pub latents: Option<HostTensor>,
+    /// The steps that were taken already.
+    pub resume: Option<Checkpoint>,
+}
+
+/// The pipeline on a device, its memory planned.
+#[derive(Debug)]
+pub struct Animator {
+    components: Components,
+    device: Device,
+    options: AnimateOptions,
+    size: Size,
+    memory: MemoryPlan,
+}
+
+impl Animator {
+    /// Checks the options and plans the memory of a run.
+    ///
+    /// # Errors
+    /// Extents that the networks cannot have, a limit of memory that cannot be kept (the error names the smallest that can),
+    /// and errors of the components.
+    pub fn open(components: Components, device: &Device, options: AnimateOptions) -> Result<Animator> {
+        let (vae, _) = components.vae(&device.trace())?;
+        let factor = vae.config().factor();
+        let AnimateOptions { width, height, frames, steps, window, overlap, .. } = options;
+        let sound = |n: usize| n > 0 && n.is_multiple_of(factor) && n <= 1 << 13;
+        if !sound(width) || !sound(height) {
+            let reason = format!("{width} x {height} pixels, wanted multiples of {factor} up to 8192");
+            return Err(Error::call(MODEL, reason));
+        }
+        if frames == 0 || frames > 1 << 14 || steps == 0 || window == 0 || overlap >= window {
+            let reason = format!("{frames} frames, {steps} steps, windows of {window} with an overlap of {overlap}");
+            return Err(Error::call(MODEL, reason));
+        }
+        let size = Size { width, height, factor };
+        let memory = Planner { components: &components, options: &options, device, size }.plan()?;
+        Ok(Animator { components, device: device.clone(), options, size, memory })
+    }
+
+    /// What a run takes.
+    pub fn memory(&self) -> &MemoryPlan {
+        &self.memory
+    }
+
+    /// Frames of the video: more than those of the motion where frames are made between them.
+    pub fn frames(&self) -> usize {
+        match self.options.between {
+            Some((factor, _)) if factor > 1 => (self.options.frames - 1) * factor + 1,
+            _ => self.options.frames,
+        }
+    }
+
+    /// Makes the video. The listener is told everything: components, progress, latents after each step, every frame when it
+    /// is done; and it can stop the run.
+    ///
+    /// # Errors
+    /// Motion that does not fit the components or the options, [`Error::Interrupted`], and the networks' errors.
+    pub fn run(&self, input: &AnimateInput, listener: &mut dyn FnMut(Event<'_>) -> Flow) -> Result<()> {
+        self.check(input)?;
+        let mut watch = Watch { listener };
+        let mut scheduler = self.components.scheduler()?;
+        scheduler.set_timesteps(&Run::of(self.options.steps))?;
+        let steps = scheduler.timesteps().len();
+        let latents = match &input.resume {
+            Some(done) if done.steps >= steps => done.latents.clone(),
+            _ => self.denoise(input, &mut *scheduler, &mut watch)?,
+        };
+        let latents = self.interpolated(latents)?;
+        self.decode(&latents, &mut watch)
+    }
+
+    fn check(&self, input: &AnimateInput) -> Result<()> {
+        let known = self.components.kinds();
+        let frames = self.options.frames;
+        if input.motion.is_empty() {
+            return Err(Error::call(MODEL, format!("no motion; guiders read {}", known.join(", "))));
+        }
+        for motion in &input.motion {
+            if !known.contains(&motion.kind) {
+                let reason = format!("motion of kind {:?}; guiders read {}", motion.kind, known.join(", "));
+                return Err(Error::call(MODEL, reason));
+            }
+            if motion.frames.len() != frames {
+                let reason = format!("{} frames of {}, wanted {frames}", motion.frames.len(), motion.kind);
+                return Err(Error::call(MODEL, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything up to the latents of the video, `[F,h,w,C]`.
+    fn denoise(
+        &self,
+        input: &AnimateInput,
+        scheduler: &mut dyn Scheduler,
+        watch: &mut Watch<'_>,
+    ) -> Result<HostTensor> {
+        let (embedding, reference_latents, channels) = self.see(&input.reference, watch)?;
+        let pose = self.guide(&input.motion, watch)?;
+        let mut clock = Clock::start(Stage::Reference, 1, watch)?;
+        let bank = {
+            let (net, loaded) = self.components.reference(&self.device)?;
+            watch.tell(Event::Loaded(&loaded))?;
+            let plan = reference_plan(&net, self.size, self.options.dtype)?;
+            reference(&plan, &self.device, &reference_latents, &embedding)?
+        };
+        clock.tick(1, watch)?;
+        let (unet, loaded) = self.components.unet(&self.device)?;
+        watch.tell(Event::Loaded(&loaded))?;
+        let denoiser = Denoiser::open(&unet, self.window_shape(), self.memory.halves)?;
+        let ready = denoiser.prepare(&self.device, &embedding, &bank)?;
+        drop(bank);
+        let mut noise = TorchCpu::new(self.options.seed);
+        let (first, mut latents) = self.start(input, scheduler, channels, &mut noise)?;
+        let steps = scheduler.timesteps().len();
+        let count = self.windows()?.at(0)?.len();
+        let mut clock = Clock::start(Stage::Denoising, (steps - first) * count, watch)?;
+        let mut at_hand: Option<(Vec<usize>, Tensor)> = None;
+        for step in first..steps {
+            let timestep = scheduler.timesteps()[step];
+            let scaled = scheduler.scale_model_input(&latents.to_f32(), step)?;
+            let scaled = HostTensor::new(latents.shape(), scaled)?;
+            let windows = self.windows()?.at(if self.options.moving { step as u64 } else { 0 })?;
+            let weights = self.windows()?.weights(&windows, self.options.weighting);
+            let mut output = vec![0.0; scaled.shape().count()];
+            for (window, weights) in windows.iter().zip(&weights) {
+                // A single window has the same poses in every step.
+                if at_hand.as_ref().is_none_or(|(frames, _)| frames != window) {
+                    drop(at_hand.take());
+                    at_hand = Some((window.clone(), self.device.tensor(&pose.gather(window)?)?));
+                }
+                let Some((_, features)) = &at_hand else { continue };
+                let part = frames_of(&scaled, window)?.convert(self.options.dtype);
+                let numbers = (timestep, self.options.guidance);
+                let predicted = denoiser.predict(&ready, &self.device, &part, features, numbers)?;
+                accumulate(&mut output, &predicted, window, weights);
+                clock.tick(1, watch)?;
+            }
+            let sample = latents.to_f32();
+            let taken = scheduler.step(step, &StepInput { sample: &sample, output: &output, batch: 1 }, &mut noise)?;
+            latents = HostTensor::new(latents.shape(), taken.prev_sample)?;
+            watch.tell(Event::Step { step, timestep, latents: &latents })?;
+        }
+        Ok(latents)
+    }
+
+    /// The reference's embedding `[1,C]` and latents `[1,h,w,C]`, and the channels of latents.
+    fn see(&self, picture: &Picture, watch: &mut Watch<'_>) -> Result<(HostTensor, HostTensor, usize)> {
+        let mut clock = Clock::start(Stage::Embedding, 1, watch)?;
+        let (clip_pixels, embedding, loaded) = embed(&self.components, &self.device, self.options.dtype, picture)?;
+        watch.tell(Event::Loaded(&loaded))?;
+        clock.tick(1, watch)?;
+        let mut clock = Clock::start(Stage::Encoding, 1, watch)?;
+        let (vae, loaded) = self.components.vae(&self.device)?;
+        watch.tell(Event::Loaded(&loaded))?;
+        let resized = rgb(picture)?.resize(self.size.width, self.size.height, Filter::Lanczos)?;
+        let seen = pixels(&[resized], 2.0 / 255.0, -1.0)?;
+        let latents = encode(&vae, self.size, self.options.dtype, &seen)?;
+        watch.tell(Event::Reference { clip_pixels: &clip_pixels, embedding: &embedding, pixels: &seen })?;
+        clock.tick(1, watch)?;
+        Ok((embedding, latents, vae.config().latent_channels))
+    }
+
+    /// Features of every frame: the sum of all guiders'.
+    fn guide(&self, motion: &[Motion], watch: &mut Watch<'_>) -> Result<FrameFeatures> {
+        let mut features = FrameFeatures::default();
+        let mut clock = Clock::start(Stage::Guidance, motion.len() * self.options.frames, watch)?;
+        // In the order in which the published pipeline sums them.
+        for kind in self.components.kinds() {
+            let Some(motion) = motion.iter().find(|m| m.kind == kind) else { continue };
+            let (guider, loaded) = self.components.guider(&kind, &self.device)?;
+            watch.tell(Event::Loaded(&loaded))?;
+            let (height, width, dtype) = (self.size.height, self.size.width, self.options.dtype);
+            let mut plan = None;
+            for (i, pictures) in motion.frames.chunks(self.memory.guider_frames).enumerate() {
+                let fit = |p: &Picture| rgb(p)?.resize(width, height, guider.filter());
+                let seen = pixels(&pictures.iter().map(fit).collect::<Result<Vec<_>>>()?, 1.0 / 255.0, 0.0)?;
+                watch.tell(Event::Motion(&seen))?;
+                let frames = pictures.len();
+                let bound = match plan.take() {
+                    Some((n, bound)) if n == frames => bound,
+                    other => {
+                        drop(other);
+                        guider.plan(GuiderShape { frames, height, width, dtype })?
+                    }
+                };
+                let results = bound.run_host(&[&seen.convert(dtype)])?;
+                plan = Some((frames, bound));
+                let [made] = &results[..] else { return Err(Error::call(MODEL, "a guider has other results")) };
+                features.add(i * self.memory.guider_frames, made)?;
+                clock.tick(frames, watch)?;
+            }
+        }
+        match features.len() {
+            n if n == self.options.frames => Ok(features),
+            n => Err(Error::call(MODEL, format!("features of {n} frames, wanted {}", self.options.frames))),
+        }
+    }
+
+    fn window_shape(&self) -> crate::stages::UnetShape {
+        let Animator { components, device, options, size, .. } = self;
+        Planner { components, options, device, size: *size }.window()
+    }
+
+    fn windows(&self) -> Result<Windows> {
+        let AnimateOptions { frames, window: size, strides, overlap, .. } = self.options;
+        Ok(Windows { frames, size, strides, overlap, closed: true })
+    }
+
+    /// The first step and the latents before it.
+    fn start(
+        &self,
+        input: &AnimateInput,
+        scheduler: &dyn Scheduler,
+        channels: usize,
+        noise: &mut TorchCpu,
+    ) -> Result<(usize, HostTensor)> {
+        let [h, w] = self.size.latents();
+        let shape = [self.options.frames, h, w, channels];
+        let fits = |t: &HostTensor| match t.shape().dims() == shape {
+            true => Ok(t.convert(DType::F32)),
+            false => Err(Error::call(MODEL, format!("latents {}, wanted {shape:?}", t.desc()))),
+        };
+        if let Some(done) = &input.resume {
+            return Ok((done.steps, fits(&done.latents)?));
+        }
+        let latents = match &input.latents {
+            Some(given) => fits(given)?,
+            // Drawn as the published pipelines draw them: channels first.
+            None => {
+                let drawn = noise.normal(shape.iter().product())?;
+                HostTensor::new([channels, self.options.frames, h, w], drawn)?.permute(&[1, 2, 3, 0])?
+            }
+        };
+        let (sigma, values) = (scheduler.init_noise_sigma(), latents.to_f32());
+        Ok((0, HostTensor::from_fn(latents.shape(), |i| values[i] * sigma)))
+    }
+
+    fn interpolated(&self, latents: HostTensor) -> Result<HostTensor> {
+        let Some((factor, between)) = self.options.between.filter(|(factor, _)| *factor > 1) else {
+            return Ok(latents);
+        };
+        let [frames, h, w, c] = *latents.shape().dims() else { return Ok(latents) };
+        let values = interpolate(&latents.to_f32(), [1, frames, h * w * c], factor, between)?;
+        Ok(HostTensor::new([values.len() / (h * w * c).max(1), h, w, c], values)?)
+    }
+
+    /// Decodes frame by frame.
+    fn decode(&self, latents: &HostTensor, watch: &mut Watch<'_>) -> Result<()> {
+        let (vae, _) = self.components.vae(&self.device)?;
+        let scaled = vae.config().unscale(latents);
+        let frames = latents.shape()[0];
+        let mut clock = Clock::start(Stage::Decoding, frames, watch)?;
+        let decoder = FrameDecoder::open(&vae, self.size, self.options.dtype, self.memory.tiling)?;
+        for index in 0..frames {
+            let decoded = decoder.decode(&frames_of(&scaled, &[index])?)?;
+            let values = decoded.to_f32();
+            let pixels = HostTensor::from_fn(decoded.shape(), |i| (values[i] / 2.0 + 0.5).clamp(0.0, 1.0));
+            watch.tell(Event::Frame { index, pixels: &pixels })?;
+            clock.tick(1, watch)?;
+        }
+        Ok(())
+    }
+}
+
+/// Some frames `[n,h,w,C]` of `[F,h,w,C]`.
+fn frames_of(all: &HostTensor, frames: &[usize]) -> Result<HostTensor> {
+    let dims = all.shape();
+    let (count, each) = (dims[0], dims.count() / dims[0].max(1));
+    let values = all.to_f32();
+    let mut part = Vec::with_capacity(frames.len() * each);
+    frames.iter().for_each(|f| part.extend_from_slice(&values[f % count * each..][..each]));
+    Ok(HostTensor::new([frames.len(), dims[1], dims[2], dims[3]], part)?)
+}
+
+/// Adds a window's prediction, each frame with its weight.
+fn accumulate(output: &mut [f32], predicted: &[f32], window: &[usize], weights: &[f32]) {
+    let each = predicted.len() / window.len().max(1);
+    for ((frame, weight), part) in window.iter().zip(weights).zip(predicted.chunks(each.max(1))) {
+        let place = &mut output[frame * each..][..each];
+        place.iter_mut().zip(part).for_each(|(sum, v)| *sum += weight * v);
+    }
+}

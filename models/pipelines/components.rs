@@ -1,0 +1,243 @@
+//! The components of a pipeline: one folder each, as published checkpoints have them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use muybridge_loaders::{Config, LoadReport, Weights};
+use muybridge_runtime::{DType, Device};
+
+use crate::clip::ClipVision;
+use crate::error::{Error, Result};
+use crate::guidance_encoder::GuidanceEncoder;
+use crate::pose_guider::{GuiderConfig, PoseGuider};
+use crate::presets::Preset;
+use crate::referencenet::ReferenceNet;
+use crate::schedulers::{self, Scheduler};
+use crate::unet::Unet;
+use crate::vae::Vae;
+
+const MODEL: &str = "Animator";
+
+/// The sampler of the published pipelines: DDIM that predicts velocities, over betas rescaled to no signal at the end.
+const DDIM: &str = r#"{"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear",
+    "clip_sample": false, "steps_offset": 1, "prediction_type": "v_prediction", "rescale_betas_zero_snr": true,
+    "timestep_spacing": "trailing"}"#;
+
+/// A configuration, where there is one, and tensors.
+struct Component {
+    config: Option<Config>,
+    weights: Weights,
+}
+
+/// A network that turns pictures of the motion into features.
+pub(super) enum Guider {
+    Pose(PoseGuider),
+    Guidance(GuidanceEncoder),
+}
+
+/// What became of the files of a component.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The component's name: that of its folder.
+    pub name: String,
+    /// What became of its tensors.
+    pub report: LoadReport,
+    /// What else there is to say: the number of motion modules, a configuration that was assumed.
+    pub notes: Vec<String>,
+}
+
+impl fmt::Display for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.report)?;
+        self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
+    }
+}
+
+/// The components of a pipeline that animates a person. Nothing is read before it is wanted.
+pub struct Components {
+    named: BTreeMap<String, Component>,
+    scheduler: Option<Config>,
+}
+
+impl fmt::Debug for Components {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Components({})", self.named.keys().cloned().collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Components that every pipeline has.
+const WANTED: [&str; 4] = ["denoising_unet", "reference_unet", "vae", "image_encoder"];
+/// Kinds of guidance that Champ has encoders for, in the order in which it sums them.
+const GUIDANCE: [&str; 4] = ["depth", "normal", "semantic_map", "dwpose"];
+
+impl Components {
+    /// The folders of a published checkpoint: `denoising_unet`, `reference_unet`, `vae`, `image_encoder`, and `pose_guider`
+    /// (AnimateAnyone) or `guidance_encoder_KIND` (Champ); maybe `motion_module`, where motion modules are kept apart, and
+    /// `scheduler`. A folder without a `config.json` is taken for the published network. For narrow activations, files of
+    /// the variant `fp16` go before others.
+    ///
+    /// # Errors
+    /// A folder is missing, or its files cannot be read.
+    pub fn open(dir: impl AsRef<Path>, dtype: DType) -> Result<Components> {
+        let dir = dir.as_ref();
+        let mut named = BTreeMap::new();
+        let guiders = GUIDANCE.iter().map(|kind| format!("guidance_encoder_{kind}"));
+        let optional: Vec<String> =
+            ["pose_guider", "motion_module"].map(String::from).into_iter().chain(guiders).collect();
+        for (name, wanted) in
+            WANTED.iter().map(|n| (n.to_string(), true)).chain(optional.into_iter().map(|n| (n, false)))
+        {
+            let folder = dir.join(&name);
+            if folder.is_dir() {
+                named.insert(name, Component::open(&folder, dtype)?);
+            } else if wanted {
+                return Err(Error::call(MODEL, format!("{}: no folder {name}", dir.display())));
+            }
+        }
+        let scheduler = ["scheduler_config.json", "config.json"].map(|file| dir.join("scheduler").join(file));
+        let scheduler = scheduler.iter().find(|file| file.exists()).map(Config::open).transpose()?;
+        Components::checked(named, scheduler)
+    }
+
+    /// Components under the names of their folders, and the sampler's configuration.
+    ///
+    /// # Errors
+    /// One is missing.
+    pub fn of(parts: BTreeMap<String, (Config, Weights)>, scheduler: Option<Config>) -> Result<Components> {
+        let component = |(name, (config, weights))| (name, Component { config: Some(config), weights });
+        Components::checked(parts.into_iter().map(component).collect(), scheduler)
+    }
+
+    fn checked(named: BTreeMap<String, Component>, scheduler: Option<Config>) -> Result<Components> {
+        if let Some(missing) = WANTED.iter().find(|name| !named.contains_key(**name)) {
+            return Err(Error::call(MODEL, format!("no component {missing}")));
+        }
+        let components = Components { named, scheduler };
+        if components.kinds().is_empty() {
+            let reason = "no pose_guider and no guidance_encoder_KIND: nothing to read the motion";
+            return Err(Error::call(MODEL, reason));
+        }
+        Ok(components)
+    }
+
+    /// Kinds of motion pictures that there are guiders for: `pose`, or Champ's, in the order in which they are summed.
+    pub fn kinds(&self) -> Vec<String> {
+        if self.named.contains_key("pose_guider") {
+            return vec!["pose".into()];
+        }
+        let there = |kind: &&&str| self.named.contains_key(&format!("guidance_encoder_{kind}"));
+        GUIDANCE.iter().filter(there).map(|kind| kind.to_string()).collect()
+    }
+
+    fn part(&self, name: &str) -> Result<&Component> {
+        self.named.get(name).ok_or_else(|| Error::call(MODEL, format!("no component {name}")))
+    }
+
+    pub(super) fn unet(&self, device: &Device) -> Result<(Unet, Loaded)> {
+        let part = self.part("denoising_unet")?;
+        let weights = match self.named.get("motion_module") {
+            Some(motion) => part.weights.clone().and(&motion.weights)?,
+            None => part.weights.clone(),
+        };
+        let (config, mut notes) = part.config("animateanyone-unet3d")?;
+        let unet = Unet::of(config.as_ref(), weights, device)?;
+        let modules = unet.motion_modules();
+        notes.push(format!("motion modules {modules}/{modules}"));
+        let loaded = Loaded { name: "denoising_unet".into(), report: unet.load_report().clone(), notes };
+        Ok((unet, loaded))
+    }
+
+    pub(super) fn reference(&self, device: &Device) -> Result<(ReferenceNet, Loaded)> {
+        let part = self.part("reference_unet")?;
+        let (config, notes) = part.config("sd15-unet")?;
+        let net = ReferenceNet::of(config.as_ref(), part.weights.clone(), device)?;
+        let loaded = Loaded { name: "reference_unet".into(), report: net.load_report().clone(), notes };
+        Ok((net, loaded))
+    }
+
+    pub(super) fn vae(&self, device: &Device) -> Result<(Vae, Loaded)> {
+        let part = self.part("vae")?;
+        let (config, notes) = part.config("sd-vae")?;
+        let vae = Vae::of(config.as_ref(), part.weights.clone(), device)?;
+        let loaded = Loaded { name: "vae".into(), report: vae.load_report().clone(), notes };
+        Ok((vae, loaded))
+    }
+
+    pub(super) fn image_encoder(&self, device: &Device) -> Result<(ClipVision, Loaded)> {
+        let part = self.part("image_encoder")?;
+        let missing = || Error::call(MODEL, "image_encoder: no config.json");
+        let vision = ClipVision::of(part.config.as_ref().ok_or_else(missing)?, part.weights.clone(), device)?;
+        let loaded = Loaded { name: "image_encoder".into(), report: vision.load_report().clone(), notes: Vec::new() };
+        Ok((vision, loaded))
+    }
+
+    pub(super) fn guider(&self, kind: &str, device: &Device) -> Result<(Guider, Loaded)> {
+        let name = if kind == "pose" { "pose_guider".to_string() } else { format!("guidance_encoder_{kind}") };
+        let part = self.part(&name)?;
+        let notes = if part.config.is_some() { Vec::new() } else { vec![ASSUMED.to_string()] };
+        let w = || part.weights.clone();
+        let (guider, report) = if kind == "pose" {
+            let net = match &part.config {
+                Some(config) => PoseGuider::of(config, w(), device)?,
+                None => PoseGuider::with(GuiderConfig::default(), &w(), device)?,
+            };
+            let report = net.load_report().clone();
+            (Guider::Pose(net), report)
+        } else {
+            let net = match &part.config {
+                Some(config) => GuidanceEncoder::of(config, w(), device)?,
+                None => GuidanceEncoder::with(GuiderConfig::default(), GuidanceEncoder::HEADS, &w(), device)?,
+            };
+            let report = net.load_report().clone();
+            (Guider::Guidance(net), report)
+        };
+        Ok((guider, Loaded { name, report, notes }))
+    }
+
+    /// The sampler: the checkpoint's own, or that of the published pipelines.
+    pub(super) fn scheduler(&self) -> Result<Box<dyn Scheduler>> {
+        match &self.scheduler {
+            Some(config) => schedulers::open(config),
+            None => schedulers::open(&Config::parse(DDIM.as_bytes(), "the published sampler")?),
+        }
+    }
+}
+
+const ASSUMED: &str = "no config.json: taken for the published network";
+
+/// A configuration that a checkpoint has, or one that it was taken for.
+enum Parsed<'a> {
+    Own(&'a Config),
+    Preset(Box<Config>),
+}
+
+impl AsRef<Config> for Parsed<'_> {
+    fn as_ref(&self) -> &Config {
+        match self {
+            Parsed::Own(config) => config,
+            Parsed::Preset(config) => config,
+        }
+    }
+}
+
+impl Component {
+    fn open(folder: &Path, dtype: DType) -> Result<Component> {
+        let file = folder.join("config.json");
+        let config = if file.exists() { Some(Config::open(&file)?) } else { None };
+        let variant = if dtype == DType::F32 { None } else { Weights::open_variant(folder, "fp16").ok() };
+        let weights = match variant {
+            Some(weights) => weights,
+            None => Weights::open(folder)?,
+        };
+        Ok(Component { config, weights: weights.strip_wrappers()? })
+    }
+
+    /// Its configuration, or a preset's.
+    fn config(&self, preset: &str) -> Result<(Parsed<'_>, Vec<String>)> {
+        match &self.config {
+            Some(config) => Ok((Parsed::Own(config), Vec::new())),
+            None => Ok((Parsed::Preset(Box::new(Preset::find(preset)?.config()?)), vec![ASSUMED.to_string()])),
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Pipelines: several networks and a sampler that together make pictures or videos from what people give.
+//!
+//! A component is loaded when it is wanted and freed after its use, so that a pipeline needs the memory of its largest stage
+//! only; what a run will take is planned, and can be limited, before it begins.
+
+pub mod animate;
+pub mod components;
+mod decode;
+mod denoise;
+mod memory;
+mod stages;
+mod watch;
+
+pub use animate::{AnimateInput, AnimateOptions, Animator, Checkpoint, Motion};
+pub use components::{Components, Loaded};
+pub use memory::{Halves, MemoryPlan, StageMemory};
+pub use watch::{Event, Flow, Progress, Stage};
