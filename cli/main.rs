@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod animate;
 mod bench;
 mod component;
 mod devices;
@@ -33,6 +34,7 @@ Examples:
   muybridge inspect sd15-unet --shape 64x64           launches, memory and work of a full-size model, without weights
   muybridge inspect checkpoints/sd15/unet             the same for a checkpoint, with a census of its tensors
   muybridge bench sd15-unet --shape 64x64             times one model with random weights
+  muybridge animate --model checkpoints/champ --reference me.png --motion walk --output me.webp
   muybridge run tests/golden/vae_mid_attn --check     compares with a recorded case of another implementation";
 
 #[derive(Subcommand)]
@@ -43,6 +45,8 @@ enum Verb {
     Inspect(inspect::Args),
     /// Execute the calls of a recorded case and write their outputs, or compare them with the recorded ones
     Run(run::Args),
+    /// Move the person of a picture as a motion says: AnimateAnyone and Champ
+    Animate(Box<animate::Args>),
     /// Time one component, with a checkpoint's weights or with random ones
     Bench(bench::Args),
     /// Make clips of synthetic people in motion, with exact ground truth
@@ -96,6 +100,7 @@ fn main() -> ExitCode {
         Verb::Devices(args) => devices::execute(&args),
         Verb::Inspect(args) => inspect::execute(&args),
         Verb::Run(args) => run::execute(&args),
+        Verb::Animate(args) => animate::execute(&args),
         Verb::Bench(args) => bench::execute(&args),
         Verb::Synth(args) => synth::execute(&args),
     };

@@ -92,6 +92,8 @@ pub struct Checkpoint {
     pub steps: usize,
     /// The latents after them, `[F,h,w,C]`, in f32.
     pub latents: HostTensor,
+    /// Frames that were decoded after the last step.
+    pub frames: usize,
 }
 
 /// What a run starts from.
@@ -170,7 +172,8 @@ impl Animator {
             _ => self.denoise(input, &mut *scheduler, &mut watch)?,
         };
         let latents = self.interpolated(latents)?;
-        self.decode(&latents, &mut watch)
+        let done = input.resume.as_ref().filter(|done| done.steps >= steps).map_or(0, |done| done.frames);
+        self.decode(&latents, done, &mut watch)
     }
 
     fn check(&self, input: &AnimateInput) -> Result<()> {
@@ -243,7 +246,8 @@ impl Animator {
             let sample = latents.to_f32();
             let taken = scheduler.step(step, &StepInput { sample: &sample, output: &output, batch: 1 }, &mut noise)?;
             latents = HostTensor::new(latents.shape(), taken.prev_sample)?;
-            watch.tell(Event::Step { step, timestep, latents: &latents })?;
+            let estimate = taken.pred_original.map(|values| HostTensor::new(latents.shape(), values)).transpose()?;
+            watch.tell(Event::Step { step, timestep, latents: &latents, estimate: estimate.as_ref() })?;
         }
         Ok(latents)
     }
@@ -349,14 +353,14 @@ impl Animator {
         Ok(HostTensor::new([values.len() / (h * w * c).max(1), h, w, c], values)?)
     }
 
-    /// Decodes frame by frame.
-    fn decode(&self, latents: &HostTensor, watch: &mut Watch<'_>) -> Result<()> {
+    /// Decodes frame by frame, from `first` on.
+    fn decode(&self, latents: &HostTensor, first: usize, watch: &mut Watch<'_>) -> Result<()> {
         let (vae, _) = self.components.vae(&self.device)?;
         let scaled = vae.config().unscale(latents);
         let frames = latents.shape()[0];
-        let mut clock = Clock::start(Stage::Decoding, frames, watch)?;
+        let mut clock = Clock::start(Stage::Decoding, frames.saturating_sub(first), watch)?;
         let decoder = FrameDecoder::open(&vae, self.size, self.options.dtype, self.memory.tiling)?;
-        for index in 0..frames {
+        for index in first..frames {
             let decoded = decoder.decode(&frames_of(&scaled, &[index])?)?;
             let values = decoded.to_f32();
             let pixels = HostTensor::from_fn(decoded.shape(), |i| (values[i] / 2.0 + 0.5).clamp(0.0, 1.0));

@@ -59,7 +59,6 @@ impl MemoryPlan {
 
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gb = |bytes: u64| bytes as f64 / 1e9;
         let halves = match self.halves {
             Halves::Together => "both halves of guidance at once",
             Halves::InTurn => "halves of guidance in turn",
@@ -67,14 +66,22 @@ impl fmt::Display for MemoryPlan {
         };
         let tiles =
             self.tiling.map_or("whole frames decoded".into(), |t| format!("frames decoded in tiles of {}", t.tile));
-        write!(f, "at most {:.2} GB on the device ({halves}, {tiles}, ", gb(self.peak()))?;
+        write!(f, "at most {} on the device ({halves}, {tiles}, ", size(self.peak()))?;
         write!(
             f,
-            "{} frames of motion at a time), {:.2} GB of features in host memory",
+            "{} frames of motion at a time), {} of features in host memory",
             self.guider_frames,
-            gb(self.host)
+            size(self.host)
         )?;
-        self.stages.iter().try_for_each(|s| write!(f, "\n  {:<24} {:>8.2} GB", s.stage.to_string(), gb(s.bytes)))
+        self.stages.iter().try_for_each(|s| write!(f, "\n  {:<24} {:>10}", s.stage.to_string(), size(s.bytes)))
+    }
+}
+
+fn size(bytes: u64) -> String {
+    if bytes < 1_000_000_000 {
+        format!("{:.1} MB", bytes as f64 / 1e6)
+    } else {
+        format!("{:.2} GB", bytes as f64 / 1e9)
     }
 }
 

@@ -77,6 +77,8 @@ pub enum Event<'a> {
         timestep: f32,
         /// The latents after it, `[F,h,w,C]`.
         latents: &'a HostTensor,
+        /// What the sampler takes the end to be, of the same shape, where it has an opinion.
+        estimate: Option<&'a HostTensor>,
     },
     /// A frame is done.
     Frame {
