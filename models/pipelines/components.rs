@@ -32,8 +32,8 @@ struct Component {
 
 /// A network that turns pictures of the motion into features.
 pub(super) enum Guider {
-    Pose(PoseGuider),
-    Guidance(GuidanceEncoder),
+    Pose(Box<PoseGuider>),
+    Guidance(Box<GuidanceEncoder>),
 }
 
 /// What became of the files of a component.
@@ -183,14 +183,14 @@ impl Components {
                 None => PoseGuider::with(GuiderConfig::default(), &w(), device)?,
             };
             let report = net.load_report().clone();
-            (Guider::Pose(net), report)
+            (Guider::Pose(Box::new(net)), report)
         } else {
             let net = match &part.config {
                 Some(config) => GuidanceEncoder::of(config, w(), device)?,
                 None => GuidanceEncoder::with(GuiderConfig::default(), GuidanceEncoder::HEADS, &w(), device)?,
             };
             let report = net.load_report().clone();
-            (Guider::Guidance(net), report)
+            (Guider::Guidance(Box::new(net)), report)
         };
         Ok((guider, Loaded { name, report, notes }))
     }

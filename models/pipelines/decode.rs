@@ -15,7 +15,7 @@ pub(super) struct FrameDecoder<'a> {
 }
 
 enum Way {
-    Whole(Plan),
+    Whole(Box<Plan>),
     /// The weights are kept from frame to frame.
     Tiles {
         tiling: Tiling,
@@ -30,7 +30,7 @@ impl FrameDecoder<'_> {
         let [height, width] = tiling.map_or(extents, |t| extents.map(|n| n.min(t.tile)));
         let plan = vae.decoder(VaeShape { batch: 1, height, width, dtype })?;
         let way = match tiling {
-            None => Way::Whole(plan),
+            None => Way::Whole(Box::new(plan)),
             Some(tiling) => Way::Tiles { tiling, _weights: plan.weights() },
         };
         Ok(FrameDecoder { vae, dtype, way })
