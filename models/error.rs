@@ -28,6 +28,14 @@ pub enum Error {
     /// A run was stopped by its listener.
     #[error("interrupted")]
     Interrupted,
+    /// A file that cannot be read, written or understood.
+    #[error("{}: {reason}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A recorded case that cannot be read or run.
     #[error("{}: {reason}", file.display())]
     Case {

@@ -4,8 +4,10 @@
 //! [`align`]). Over sets of clips: the Fréchet distance ([`frechet`]) of I3D features ([`I3d`]).
 
 pub mod align;
+pub mod bootstrap;
 pub mod clip;
 mod eigen;
+pub mod evaluate;
 mod folded;
 pub mod frechet;
 pub mod i3d;
