@@ -61,8 +61,7 @@ fn of_folder(path: &Path) -> Result<Vec<Clip>, Failure> {
         return Ok(vec![clip(path.file_name(), path)]);
     }
     let clips = entries.iter().filter(|e| e.is_dir() || ends(e, &["gif", "webp"]));
-    let mut clips: Vec<Clip> =
-        clips.map(|e| clip(if e.is_dir() { e.file_name() } else { e.file_stem() }, e)).collect();
+    let mut clips: Vec<Clip> = clips.map(|e| clip(if e.is_dir() { e.file_name() } else { e.file_stem() }, e)).collect();
     clips.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(clips)
 }
@@ -105,7 +104,10 @@ mod tests {
         std::fs::write(dir.path().join("a/000.png"), b"")?;
         assert_eq!(ids(read(&dir.path().join("a"))?), ["a"]);
         let manifest = dir.path().join("m.jsonl");
-        std::fs::write(&manifest, "{\"id\":\"x\",\"path\":\"a\"}\n\n{\"id\":\"w\",\"path\":\"b\",\"landmarks\":[null]}\n")?;
+        std::fs::write(
+            &manifest,
+            "{\"id\":\"x\",\"path\":\"a\"}\n\n{\"id\":\"w\",\"path\":\"b\",\"landmarks\":[null]}\n",
+        )?;
         let clips = read(&manifest)?;
         assert_eq!(clips[1].path, dir.path().join("a"));
         assert_eq!(clips[0].landmarks.len(), 1);

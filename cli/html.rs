@@ -172,7 +172,9 @@ mod tests {
     #[test]
     fn base64_has_its_published_vectors() {
         // RFC 4648, section 10.
-        for (text, want) in [("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")] {
+        for (text, want) in
+            [("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")]
+        {
             assert_eq!(data_uri(text.as_bytes()).trim_start_matches("data:image/png;base64,"), want);
         }
     }

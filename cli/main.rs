@@ -4,12 +4,17 @@
 
 mod animate;
 mod bench;
+mod clips;
 mod component;
 mod devices;
+mod embed;
+mod evaluate;
+mod html;
 mod inspect;
 mod interrupt;
 mod run;
 mod synth;
+mod select;
 mod table;
 
 use std::process::ExitCode;
@@ -47,6 +52,12 @@ enum Verb {
     Run(run::Args),
     /// Move the person of a picture as a motion says: AnimateAnyone and Champ
     Animate(Box<animate::Args>),
+    /// Compare generated clips with real ones: PSNR, SSIM, LPIPS, FVD, CSIM, consistency in time; table, JSON, CSV and a page
+    Evaluate(Box<evaluate::Args>),
+    /// Embed clips by CLIP, into Parquet files
+    Embed(embed::Args),
+    /// Choose synthetic clips that stand for real ones, by their embeddings
+    Select(select::Args),
     /// Time one component, with a checkpoint's weights or with random ones
     Bench(bench::Args),
     /// Make clips of synthetic people in motion, with exact ground truth
@@ -76,6 +87,7 @@ impl DeviceArgs {
 }
 
 /// Why a verb ended badly: a message for people.
+#[derive(Debug)]
 struct Failure(String);
 
 impl<E: std::error::Error> From<E> for Failure {
@@ -101,6 +113,9 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::execute(&args),
         Verb::Run(args) => run::execute(&args),
         Verb::Animate(args) => animate::execute(&args),
+        Verb::Evaluate(args) => evaluate::execute(&args),
+        Verb::Embed(args) => embed::execute(&args),
+        Verb::Select(args) => select::execute(&args),
         Verb::Bench(args) => bench::execute(&args),
         Verb::Synth(args) => synth::execute(&args),
     };

@@ -214,9 +214,9 @@ impl Evaluator {
         walk.before.push([real.pixels.clone(), generated.pixels.clone()]);
         self.perceptual(walk, real, generated)?;
         if let (Some((net, preprocess)), Some(plan)) = (&self.networks.clip, &self.clip) {
-            let embedding = embed(net, preprocess, plan, generated, self.protocol.dtype)?;
-            if let Some(last) = walk.embedding.replace(embedding.clone()) {
-                walk.enter("clip_consistency", cosine(&last, &embedding));
+            let now = embed(net, preprocess, plan, std::slice::from_ref(generated), self.protocol.dtype)?.concat();
+            if let Some(last) = walk.embedding.replace(now.clone()) {
+                walk.enter("clip_consistency", cosine(&last, &now));
             }
         }
         self.window(walk, [real, generated])
@@ -299,21 +299,33 @@ fn frame(picture: &Picture) -> Result<Frame<'_>> {
     Frame::new(picture.width, picture.height, &picture.pixels)
 }
 
-/// The CLIP embedding of a picture, of length 1, by a plan for one picture with no layer skipped.
+/// CLIP embeddings of pictures, each of length 1, by a plan for as many pictures or more with no layer skipped.
 ///
 /// # Errors
-/// A network without a projection, and the errors of the device.
+/// More pictures than the plan is for, a network without a projection, and the errors of the device.
 pub fn embed(
     net: &ClipVision,
     preprocess: &Preprocess,
     plan: &Plan,
-    picture: &Picture,
+    pictures: &[Picture],
     dtype: DType,
-) -> Result<Vec<f32>> {
-    let patches = net.patches(&preprocess.apply(picture)?)?.convert(dtype);
-    let place = plan.outputs().position(|(name, _)| name == "image_embeds");
-    let place = place.ok_or_else(|| Error::call("CLIPVisionModelWithProjection", "no visual_projection.weight"))?;
-    Ok(unit(&plan.run_host(&[&patches])?[place].to_f32()))
+) -> Result<Vec<Vec<f32>>> {
+    let none = || Error::call("CLIPVisionModelWithProjection", "no visual_projection.weight");
+    let place = plan.outputs().position(|(name, _)| name == "image_embeds").ok_or_else(none)?;
+    let desc = plan.inputs().next().map(|(_, d)| d).ok_or_else(none)?;
+    let mut patches = Vec::with_capacity(desc.shape.count());
+    for picture in pictures {
+        patches.extend(net.patches(&preprocess.apply(picture)?)?.to_f32());
+    }
+    if patches.len() > desc.shape.count() {
+        return Err(Error::call(MODEL, format!("{} pictures for a plan of {}", pictures.len(), desc.shape[0])));
+    }
+    // What is left of the batch is zeros, and nobody looks at it.
+    patches.resize(desc.shape.count(), 0.0);
+    let results = plan.run_host(&[&HostTensor::new(desc.shape, patches)?.convert(dtype)])?;
+    let all = results[place].to_f32();
+    let width = (all.len() / desc.shape[0].max(1)).max(1);
+    Ok(all.chunks(width).take(pictures.len()).map(unit).collect())
 }
 
 /// The mean over all pixels of `|Δ² generated − Δ² real|`, with Δ² the second difference of three frames in a row, in [0, 1].

@@ -154,9 +154,10 @@ pub fn polynomial_mmd(a: &[&[f32]], b: &[&[f32]]) -> Result<f64> {
 mod tests {
     use super::*;
 
-    fn rows(n: usize, width: usize, seed: usize) -> Vec<Vec<f32>> {
-        let at = |i: usize| (((i + 1) * (seed * 7919 + 104_729)) % 10_007) as f32 / 5003.5 - 1.0;
-        (0..n).map(|r| (0..width).map(|c| at(r * width + c)).collect()).collect()
+    fn rows(n: usize, width: usize, seed: u64) -> Vec<Vec<f32>> {
+        let mut random = crate::selection::Shuffle::new(seed);
+        let mut row = || (0..width).map(|_| random.below(2001) as f32 / 1000.0 - 1.0).collect();
+        (0..n).map(|_| row()).collect()
     }
 
     fn moments(rows: &[Vec<f32>]) -> Moments {

@@ -52,6 +52,9 @@ pub fn nearest<E: From<Error>>(
         return Err(Error::call(MODEL, reason).into());
     }
     let mut lists: Vec<Vec<Neighbour>> = vec![Vec::with_capacity(k + 1); pool.len() / width];
+    if lists.is_empty() {
+        return Ok(lists);
+    }
     let tiles = pool.len().div_ceil(ROWS * width) * real.len().div_ceil(COLUMNS * width);
     let mut count = 0;
     for (block, columns) in real.chunks(COLUMNS * width).enumerate() {
