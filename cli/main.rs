@@ -13,8 +13,8 @@ mod html;
 mod inspect;
 mod interrupt;
 mod run;
-mod synth;
 mod select;
+mod synth;
 mod table;
 
 use std::process::ExitCode;
