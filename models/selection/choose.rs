@@ -170,7 +170,7 @@ mod tests {
         let (pool, real) = (rows(60, 6, 1), rows(40, 6, 2));
         let (p, r) = (Rows::new(&pool, 6)?, Rows::new(&real, 6)?);
         let got = covering::<Error>(p, r, 9, 2.0, 2, |_| Ok(()))?;
-        let mut covered = vec![0.0f32; 40];
+        let mut covered = [0.0f32; 40];
         let mut want: Vec<usize> = Vec::new();
         for _ in 0..9 {
             let gain = |s: &usize| -> f64 {

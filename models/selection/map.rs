@@ -13,8 +13,9 @@ pub fn plane(sets: &[&[f32]], width: usize) -> Vec<Vec<[f32; 2]>> {
     let mut mean = vec![0.0f64; width];
     rows().for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v) / count as f64));
     let mean: Vec<f32> = mean.iter().map(|m| *m as f32).collect();
-    let start =
-        |axis: usize| unit(&(0..width).map(|c| if (c + axis) % 2 == 0 { 1.0 } else { -0.5 }).collect::<Vec<_>>());
+    let start = |axis: usize| {
+        unit(&(0..width).map(|c| if (c + axis).is_multiple_of(2) { 1.0 } else { -0.5 }).collect::<Vec<_>>())
+    };
     let mut axes = [start(0), start(1)];
     let centred = |row: &[f32]| row.iter().zip(&mean).map(|(v, m)| v - m).collect::<Vec<f32>>();
     for _ in 0..ROUNDS {
