@@ -9,6 +9,7 @@ mod component;
 mod devices;
 mod embed;
 mod evaluate;
+mod generate;
 mod html;
 mod inspect;
 mod interrupt;
@@ -35,6 +36,7 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  muybridge generate sd15 -p \"a cat\" -o cat.png      a picture from words, with a checkpoint in the layout of diffusers
   muybridge devices                                   what this machine offers, and what is missing
   muybridge inspect sd15-unet --shape 64x64           launches, memory and work of a full-size model, without weights
   muybridge inspect checkpoints/sd15/unet             the same for a checkpoint, with a census of its tensors
@@ -48,6 +50,8 @@ enum Verb {
     Devices(devices::Args),
     /// Show what a model consists of and what a plan of it takes: tensors, launches, memory, work
     Inspect(inspect::Args),
+    /// Make pictures from words, pictures and ControlNets with a Stable Diffusion checkpoint
+    Generate(Box<generate::Args>),
     /// Execute the calls of a recorded case and write their outputs, or compare them with the recorded ones
     Run(run::Args),
     /// Move the person of a picture as a motion says: AnimateAnyone and Champ
@@ -111,6 +115,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Devices(args) => devices::execute(&args),
         Verb::Inspect(args) => inspect::execute(&args),
+        Verb::Generate(args) => generate::execute(&args),
         Verb::Run(args) => run::execute(&args),
         Verb::Animate(args) => animate::execute(&args),
         Verb::Evaluate(args) => evaluate::execute(&args),

@@ -113,6 +113,25 @@ impl Weights {
         Ok(Weights { table: Arc::new(table), ..self })
     }
 
+    /// Puts tensors in the place of those of the same names (weights with additions merged in). To be called before
+    /// anything is asked for.
+    ///
+    /// # Errors
+    /// There is no tensor of such a name, or it has another shape.
+    pub fn replace(self, tensors: BTreeMap<String, HostTensor>) -> Result<Weights> {
+        let mut table = self.table.renamed(|_| None)?;
+        for (name, tensor) in tensors {
+            let listed = table.tensors.get_mut(&name).ok_or_else(|| self.missing(&name))?;
+            if tensor.shape().dims() != listed.shape {
+                return Err(listed.wrong(format!("{} does not take the place of {:?}", tensor.shape(), listed.shape)));
+            }
+            listed.dtype = tensor.dtype().to_string();
+            listed.bytes = tensor.desc().bytes();
+            listed.origin = crate::table::Origin::Held(Weight::owned(name, tensor));
+        }
+        Ok(Weights { table: Arc::new(table), ..self })
+    }
+
     /// Gives tensors the names that models ask for: `rename` maps a stored name to another, or to none where it stays.
     /// To be called before anything is asked for.
     ///

@@ -125,7 +125,21 @@ impl Unet {
     /// # Errors
     /// As [`Unet::plan`]; networks that do not fit each other.
     pub fn plan_with(&self, shape: UnetShape, controls: &[&ControlNet], options: &PlanOptions) -> Result<StepPlan> {
-        StepPlan::with(&self.stages(shape, controls)?, &self.device, options)
+        self.plan_on(shape, controls, options, &self.device)
+    }
+
+    /// As [`Unet::plan_with`], on another device: on a [`Device::trace`] it tells what a plan would need.
+    ///
+    /// # Errors
+    /// As [`Unet::plan_with`].
+    pub fn plan_on(
+        &self,
+        shape: UnetShape,
+        controls: &[&ControlNet],
+        options: &PlanOptions,
+        device: &Device,
+    ) -> Result<StepPlan> {
+        StepPlan::with(&self.stages(shape, controls)?, device, options)
     }
 
     /// As [`Unet::plan`], in the arena of a plan for another shape: the two take turns, as halves of guidance do.

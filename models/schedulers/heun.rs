@@ -98,6 +98,10 @@ impl Scheduler for Heun {
         initial_sigma(self.spacing, &self.ladder.sigmas)
     }
 
+    fn order(&self) -> usize {
+        2
+    }
+
     fn scale_model_input(&self, sample: &[f32], i: usize) -> Result<Vec<f32>> {
         self.check_step(i)?;
         let sigma = self.sigma(i)?;

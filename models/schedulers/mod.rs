@@ -128,6 +128,11 @@ pub trait Scheduler: Send {
         1.0
     }
 
+    /// Evaluations of the network that make up one step of a run.
+    fn order(&self) -> usize {
+        1
+    }
+
     /// The sample as the network wants it at step `i`.
     ///
     /// # Errors

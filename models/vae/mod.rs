@@ -259,12 +259,20 @@ impl Vae {
     /// # Errors
     /// A shape that does not fit the network, and the errors of making a plan.
     pub fn encoder(&self, shape: VaeShape) -> Result<Plan> {
+        self.encoder_on(shape, &self.device)
+    }
+
+    /// As [`Vae::encoder`], on another device: on a [`Device::trace`] it tells what a plan would need.
+    ///
+    /// # Errors
+    /// As [`Vae::encoder`].
+    pub fn encoder_on(&self, shape: VaeShape, device: &Device) -> Result<Plan> {
         let mut g = Graph::new();
         let pixels = g.input("pixels", shape.desc(self.config.in_channels)?);
         let (mean, logvar) = self.encode(&mut g, pixels)?;
         g.output("mean", mean);
         g.output("logvar", logvar);
-        Ok(Plan::new(&g, &self.device)?)
+        Ok(Plan::new(&g, device)?)
     }
 
     /// `pixels [B,H,W,3]` → mean and logvar.
