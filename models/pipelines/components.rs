@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use muybridge_loaders::{Config, LoadReport, Weights};
 use muybridge_runtime::{DType, Device};
@@ -74,8 +74,8 @@ const GUIDANCE: [&str; 4] = ["depth", "normal", "semantic_map", "dwpose"];
 impl Components {
     /// The folders of a published checkpoint: `denoising_unet`, `reference_unet`, `vae`, `image_encoder`, and `pose_guider`
     /// (AnimateAnyone) or `guidance_encoder_KIND` (Champ); maybe `motion_module`, where motion modules are kept apart, and
-    /// `scheduler`. A folder without a `config.json` is taken for the published network. For narrow activations, files of
-    /// the variant `fp16` go before others.
+    /// `scheduler`. A folder without a `config.json` is taken for the published network, and so is a file of the component's
+    /// name (`denoising_unet.pth`). For narrow activations, files of the variant `fp16` go before others.
     ///
     /// # Errors
     /// A folder is missing, or its files cannot be read.
@@ -88,11 +88,10 @@ impl Components {
         for (name, wanted) in
             WANTED.iter().map(|n| (n.to_string(), true)).chain(optional.into_iter().map(|n| (n, false)))
         {
-            let folder = dir.join(&name);
-            if folder.is_dir() {
-                named.insert(name, Component::open(&folder, dtype)?);
-            } else if wanted {
-                return Err(Error::call(MODEL, format!("{}: no folder {name}", dir.display())));
+            match place(dir, &name) {
+                Some(place) => drop(named.insert(name, Component::open(&place, dtype)?)),
+                None if wanted => return Err(Error::call(MODEL, format!("{}: no folder {name}", dir.display()))),
+                None => {}
             }
         }
         let scheduler = ["scheduler_config.json", "config.json"].map(|file| dir.join("scheduler").join(file));
@@ -221,14 +220,26 @@ impl AsRef<Config> for Parsed<'_> {
     }
 }
 
+/// The folder of a component, or a file of its name.
+fn place(dir: &Path, name: &str) -> Option<PathBuf> {
+    let files = ["safetensors", "pth", "ckpt", "bin"].map(|end| dir.join(format!("{name}.{end}")));
+    [dir.join(name)].into_iter().filter(|p| p.is_dir()).chain(files.into_iter().filter(|p| p.is_file())).next()
+}
+
+/// Names that libraries give to checkpoints of PyTorch.
+const PICKLED: [&str; 2] = ["diffusion_pytorch_model.bin", "pytorch_model.bin"];
+
 impl Component {
-    fn open(folder: &Path, dtype: DType) -> Result<Component> {
-        let file = folder.join("config.json");
+    fn open(place: &Path, dtype: DType) -> Result<Component> {
+        let file = place.join("config.json");
         let config = if file.exists() { Some(Config::open(&file)?) } else { None };
-        let variant = if dtype == DType::F32 { None } else { Weights::open_variant(folder, "fp16").ok() };
-        let weights = match variant {
-            Some(weights) => weights,
-            None => Weights::open(folder)?,
+        let narrow = || Weights::open_variant(place, "fp16").ok();
+        let variant = if dtype == DType::F32 || place.is_file() { None } else { narrow() };
+        let pickled = PICKLED.iter().map(|name| place.join(name)).find(|file| file.is_file());
+        let weights = match (variant, Weights::open(place), pickled) {
+            (Some(weights), ..) | (None, Ok(weights), _) => weights,
+            (None, Err(_), Some(file)) => Weights::open(file)?,
+            (None, Err(e), None) => return Err(e.into()),
         };
         Ok(Component { config, weights: weights.strip_wrappers()? })
     }
