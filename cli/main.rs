@@ -6,6 +6,7 @@ mod animate;
 mod bench;
 mod clips;
 mod component;
+mod convert;
 mod devices;
 mod embed;
 mod evaluate;
@@ -62,6 +63,8 @@ enum Verb {
     Embed(embed::Args),
     /// Choose synthetic clips that stand for real ones, by their embeddings
     Select(select::Args),
+    /// Turn PyTorch checkpoints into safetensors, and checkpoints of one file into folders
+    Convert(convert::Args),
     /// Time one component, with a checkpoint's weights or with random ones
     Bench(bench::Args),
     /// Make clips of synthetic people in motion, with exact ground truth
@@ -121,6 +124,7 @@ fn main() -> ExitCode {
         Verb::Evaluate(args) => evaluate::execute(&args),
         Verb::Embed(args) => embed::execute(&args),
         Verb::Select(args) => select::execute(&args),
+        Verb::Convert(args) => convert::execute(&args),
         Verb::Bench(args) => bench::execute(&args),
         Verb::Synth(args) => synth::execute(&args),
     };

@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 
 mod config;
+mod convert;
 mod error;
 mod file;
 mod finite;
@@ -31,6 +32,7 @@ mod video;
 mod weights;
 
 pub use config::{Config, Field};
+pub use convert::{Cut, Piece, copy_tensors};
 pub use error::{LoadError, Result};
 pub use file::SafetensorsFile;
 pub use finite::first_non_finite;

@@ -1,10 +1,11 @@
 //! The table of a checkpoint: every tensor name, and where its elements come from.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use muybridge_runtime::{DType, HostTensor, Shape, TensorDesc, Weight};
+use muybridge_runtime::{ByteOwner, DType, HostTensor, Shape, TensorDesc, Weight};
 
 use safetensors::tensor::Dtype;
 
@@ -15,6 +16,7 @@ use crate::index::Index;
 use crate::json::{first_bytes, read_bounded};
 use crate::locate::file_names;
 use crate::procedural::{AnyShape, Rule, read_spec};
+use crate::tensors::format_dtype;
 use crate::torch::{TorchFile, TorchTensor};
 
 /// One tensor of a checkpoint.
@@ -96,6 +98,35 @@ impl Listed {
                 let desc = self.desc(entry.dtype)?;
                 Weight::stored(name, desc, file.clone(), entry.range.clone()).map_err(|e| self.wrong(e))
             }
+        }
+    }
+
+    /// The stored type.
+    pub(crate) fn stored_type(&self) -> Dtype {
+        match &self.origin {
+            Origin::Mapped(_, entry) => entry.dtype,
+            Origin::Torch(_, tensor) => tensor.dtype,
+            Origin::Ruled(_) => Dtype::F32,
+            Origin::Held(weight) => format_dtype(weight.desc().dtype),
+        }
+    }
+
+    /// The stored elements, row-major.
+    pub(crate) fn data(&self) -> Result<Cow<'_, [u8]>> {
+        match &self.origin {
+            Origin::Mapped(file, entry) => file.data(entry).map(Cow::Borrowed),
+            Origin::Torch(file, tensor) => file.data(tensor),
+            Origin::Held(weight) => Ok(weight.bytes()),
+            Origin::Ruled(_) => Ok(Cow::Owned(self.weight(&self.stored_name)?.bytes().into_owned())),
+        }
+    }
+
+    /// The stored pages are not needed soon.
+    pub(crate) fn release(&self) {
+        match &self.origin {
+            Origin::Mapped(file, entry) => file.release(entry.range.clone()),
+            Origin::Torch(file, tensor) => tensor.range().into_iter().for_each(|range| file.release(range)),
+            Origin::Ruled(_) | Origin::Held(_) => {}
         }
     }
 

@@ -80,7 +80,7 @@ pub fn write_tensors(path: impl AsRef<Path>, tensors: &BTreeMap<String, HostTens
     write_whole(path, &bytes).map_err(LoadError::io(path))
 }
 
-fn format_dtype(dtype: DType) -> Dtype {
+pub(crate) fn format_dtype(dtype: DType) -> Dtype {
     match dtype {
         DType::F32 => Dtype::F32,
         DType::F16 => Dtype::F16,

@@ -1,5 +1,6 @@
 //! A cursor over the tensor names of a checkpoint.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 
 use muybridge_runtime::{DType, HostTensor, Shape, Weight};
+use safetensors::tensor::Dtype;
 
 use crate::error::{LoadError, Result, shown};
 use crate::finite::first_non_finite;
@@ -290,6 +292,29 @@ impl Weights {
             }
         }
         Ok(())
+    }
+
+    /// The stored type and shape of a tensor.
+    pub(crate) fn stored_form(&self, part: &str) -> Result<(Dtype, Vec<usize>)> {
+        let listed = self.listed(part)?;
+        Ok((listed.stored_type(), listed.shape.clone()))
+    }
+
+    /// The stored elements of a tensor, row-major.
+    pub(crate) fn stored_bytes(&self, part: &str) -> Result<Cow<'_, [u8]>> {
+        self.listed(part)?.data()
+    }
+
+    /// A tensor's pages are not needed soon.
+    pub(crate) fn release(&self, part: &str) {
+        if let Ok(listed) = self.listed(part) {
+            listed.release();
+        }
+    }
+
+    fn listed(&self, part: &str) -> Result<&Listed> {
+        let name = self.name(part);
+        self.table.tensors.get(&name).ok_or_else(|| self.missing(&name))
     }
 
     fn asked(&self) -> MutexGuard<'_, Asked> {

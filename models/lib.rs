@@ -36,6 +36,7 @@ mod error;
 pub mod files;
 pub mod guidance_encoder;
 pub mod layers;
+pub mod ldm;
 pub mod lora;
 pub mod metrics;
 pub mod motion;
