@@ -81,3 +81,8 @@ pub(crate) fn tiles(variant: &Variant) -> &'static [&'static str] {
         _ => &[],
     }
 }
+
+/// Kernels that only a pin chooses: `tf32` rounds f32 operands to 11 digits, and `wgmma` has not run on hardware yet.
+pub(crate) fn by_pin(variant: &Variant) -> bool {
+    variant.target == Target::Cuda && ["tf32", "wgmma"].contains(&variant.name)
+}

@@ -35,6 +35,12 @@ pub trait Op: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// Whether `variant` is chosen by a pin only: because its numbers are not those that the dtypes promise, or because it has
+    /// not been compared on hardware yet.
+    fn by_pin(&self, _variant: &Variant) -> bool {
+        false
+    }
+
     /// What tells this op from others of its name, apart from what cannot change its speed: with the operands, the key of
     /// what was measured.
     fn identity(&self) -> String {

@@ -194,7 +194,8 @@ impl Table {
     /// The kernel that was measured to be the fastest, if every source is still what it was.
     pub(crate) fn winner(&self, key: &str, op: &dyn Op, site: &Site<'_>) -> Option<Winner> {
         let entry = self.entries.get(key)?;
-        let variant = op.variants().iter().find(|v| v.target == site.caps.target && v.name == entry.variant)?;
+        let known = |v: &&Variant| v.target == site.caps.target && v.name == entry.variant && !op.by_pin(v);
+        let variant = op.variants().iter().find(known)?;
         let tile = match &entry.tile {
             Some(name) => Some(op.tiles(variant).iter().copied().find(|t| t == name)?),
             None => None,

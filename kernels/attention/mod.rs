@@ -62,7 +62,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "mma", target: Target::Cuda, launches: 1 },
     Variant { name: "wide", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
-    // By a pin only: it has not run on hardware yet.
+    // By a pin only.
     Variant { name: "wgmma", target: Target::Cuda, launches: 1 },
 ];
 
@@ -227,6 +227,10 @@ impl Op for Attention {
             (Target::Wgsl, name) => wgsl::lower(self, name, site),
             (Target::Cuda, name) => cuda::lower(self, name, site),
         }
+    }
+
+    fn by_pin(&self, variant: &Variant) -> bool {
+        crate::by_pin(variant)
     }
 
     fn revision(&self) -> &'static str {

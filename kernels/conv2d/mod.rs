@@ -51,7 +51,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "split_k", target: Target::Cuda, launches: 1 },
     Variant { name: "mma", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
-    // By a pin only: one rounds f32 operands to 11 digits, the other has not run on hardware yet.
+    // By a pin only.
     Variant { name: "tf32", target: Target::Cuda, launches: 1 },
     Variant { name: "wgmma", target: Target::Cuda, launches: 1 },
 ];
@@ -207,6 +207,10 @@ impl Op for Conv2d {
     fn identity(&self) -> String {
         // The column at which the shift begins differs from layer to layer.
         format!("{:?}", Conv2d { shift: self.shift.map(|_| 0), ..*self })
+    }
+
+    fn by_pin(&self, variant: &Variant) -> bool {
+        crate::by_pin(variant)
     }
 
     fn revision(&self) -> &'static str {

@@ -2,7 +2,7 @@
 
 use muybridge_runtime::{DType, Lowering, Site};
 
-use super::{LayerNorm, wgsl};
+use super::{LayerNorm, bias_rows, wgsl};
 use crate::cuda::translated;
 use crate::wgsl::{Kernel, line};
 
@@ -38,6 +38,8 @@ fn vec8(op: &LayerNorm, site: &Site<'_>) -> Option<Lowering> {
         return None;
     }
     let blocks = line(site.caps, (rows as u64).div_ceil(u64::from(ROWS)));
-    let launch = kernel.launch(blocks, [32 * ROWS, 1, 1], &[rows as u32]);
+    let [frames, positions] = bias_rows(site.inputs);
+    let params = [rows, positions, frames].map(|n| n as u32);
+    let launch = kernel.launch(blocks, [32 * ROWS, 1, 1], &params);
     kernel.lower([launch])
 }

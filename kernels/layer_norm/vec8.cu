@@ -1,5 +1,5 @@
 // what:   layer norm of rows of whole vectors of eight: one warp per row, kept in registers
-// in/out: x [rows, COLUMNS], weight and bias [COLUMNS] in f32 -> y [rows, COLUMNS]
+// in/out: x [rows, COLUMNS], weight [COLUMNS], bias [frames, COLUMNS] in f32 -> y [rows, COLUMNS]
 // launch: a line of ceil(rows / ROWS) blocks of 32 ROWS; no shared memory
 // work:   8 flop per element; x read once, y written once, 16 bytes at a time
 // needs:  COLUMNS a multiple of 8, at most 2048
@@ -7,7 +7,8 @@
 // idea:   as warp, with a row read once: each lane keeps every 32nd vector of eight
 
 struct Params {
-    u32 rows;
+    // Rows, those of a frame, and rows of the bias: a frame of a clip has its own.
+    u32 rows, positions, frames;
 };
 
 constexpr u32 OCTETS = COLUMNS / 8, ROUNDS = (OCTETS + 31) / 32;
@@ -25,6 +26,7 @@ KERNEL __launch_bounds__(32 * ROWS, 4) layer_norm(OPERANDS, const Params params)
     // A warp has one row, so all of its lanes leave or stay.
     if (row >= params.rows) return;
     const u64 first = (u64)row * COLUMNS;
+    const float* own_bias = bias + row / params.positions % params.frames * COLUMNS;
 
     // 1. The row, and its mean.
     float v[ROUNDS][8], sum = 0.0f;
@@ -53,7 +55,7 @@ KERNEL __launch_bounds__(32 * ROWS, 4) layer_norm(OPERANDS, const Params params)
     for (u32 i = 0; i < ROUNDS; i++) {
         const u32 at = i * 32 + lane;
         if (at >= OCTETS) break;
-        const Vec<float, 8> w = *(const Vec<float, 8>*)(weight + at * 8), b = *(const Vec<float, 8>*)(bias + at * 8);
+        const Vec<float, 8> w = *(const Vec<float, 8>*)(weight + at * 8), b = *(const Vec<float, 8>*)(own_bias + at * 8);
         Octet octet;
 #pragma unroll
         for (int k = 0; k < 8; k++) octet.v[k] = narrow<elem>((v[i][k] - mean) * scale * w.v[k] + b.v[k]);

@@ -40,7 +40,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "split_k", target: Target::Cuda, launches: 1 },
     Variant { name: "mma", target: Target::Cuda, launches: 1 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
-    // By a pin only: one rounds f32 operands to 11 digits, the other has not run on hardware yet.
+    // By a pin only.
     Variant { name: "tf32", target: Target::Cuda, launches: 1 },
     Variant { name: "wgmma", target: Target::Cuda, launches: 1 },
 ];
@@ -130,6 +130,10 @@ impl Op for Matmul {
 
     fn tiles(&self, variant: &Variant) -> &'static [&'static str] {
         crate::tiles(variant)
+    }
+
+    fn by_pin(&self, variant: &Variant) -> bool {
+        crate::by_pin(variant)
     }
 
     fn revision(&self) -> &'static str {

@@ -81,7 +81,7 @@ fn lower_node(
     let site = Site { inputs: &inputs, is_weight: &is_weight, output: graph.desc(node.output), caps, tile: None };
     let mut candidates = Candidates::new(&*node.op, caps.target);
     match pins.get(node.op.name()) {
-        Some(pin) => candidates.pin(&*node.op, pin, pins.strict),
+        Some(pin) => candidates.pin(&*node.op, caps.target, pin, pins.strict),
         None => {
             let find = |(table, winners): (&Table, &mut Winners)| {
                 let key = tuned::key(&*node.op, &site);
@@ -124,13 +124,15 @@ struct Candidates {
 
 impl Candidates {
     fn new(op: &dyn Op, target: Target) -> Candidates {
-        let variants = op.variants().iter().filter(|v| v.target == target).collect();
+        let variants = op.variants().iter().filter(|v| v.target == target && !op.by_pin(v)).collect();
         Candidates { tuned: None, tile: None, variants }
     }
 
     /// Puts `variant` or `variant@tiling` first; with `only`, drops the others.
-    fn pin(&mut self, op: &dyn Op, pin: &str, only: bool) {
+    fn pin(&mut self, op: &dyn Op, target: Target, pin: &str, only: bool) {
         let (name, tile) = pin.split_once('@').map_or((pin, None), |(name, tile)| (name, Some(tile)));
+        let asked = |v: &&Variant| v.target == target && v.name == name && op.by_pin(v);
+        self.variants.extend(op.variants().iter().filter(asked));
         self.variants.sort_by_key(|v| v.name != name);
         if only {
             self.variants.retain(|v| v.name == name);

@@ -4,6 +4,7 @@
 #[path = "../emulator/mod.rs"]
 mod emulator;
 mod golden;
+mod older;
 #[path = "../emulator/sanitizer.rs"]
 mod sanitizer;
 mod sanitizers;
@@ -94,8 +95,9 @@ fn main() {
     if std::env::var_os(PROBE).is_some() {
         return probe();
     }
-    if sanitizers::is_child() {
-        return sanitizers::child().unwrap_or_else(|e| {
+    if older::is_child() || sanitizers::is_child() {
+        let work = if older::is_child() { older::child } else { sanitizers::child };
+        return work().unwrap_or_else(|e| {
             eprintln!("{e}");
             std::process::exit(1)
         });
@@ -119,6 +121,7 @@ fn main() {
         Trial::test("processes_share_a_cache", shared),
     ];
     trials.extend(golden::trials());
+    trials.extend(older::trials());
     trials.extend(sanitizers::trials(Path::new(FOLDER)));
     libtest_mimic::run(&args, trials).exit();
 }

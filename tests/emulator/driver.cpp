@@ -69,6 +69,15 @@ long setting(const char* name, long otherwise) {
 }
 int devices() { return (int)std::min<long>(setting("EMULATOR_DEVICES", emulator::DEVICES), emulator::DEVICES); }
 int capability() { return (int)setting("EMULATOR_CAPABILITY", 90); }
+// Bytes of shared memory that a block may ask for.
+int most_shared() {
+  switch (capability()) {
+    case 75: return 64 << 10;
+    case 80: case 87: return 163 << 10;
+    case 86: case 89: case 120: return 99 << 10;
+    default: return (int)emulator::MOST_SHARED;
+  }
+}
 size_t memory() { return (size_t)setting("EMULATOR_MEMORY", 8l << 30); }
 Result here() { return entered ? entered->broken : INVALID_CONTEXT; }
 
@@ -203,7 +212,7 @@ API cuDeviceTotalMem_v2(size_t* b, Device) { return *b = memory(), OK; }
 API cuDeviceGetAttribute(int* v, int attribute, Device) {
   static const std::map<int, int> values = {
       {1, 1024}, {8, 48 << 10}, {10, 32}, {16, 4}, {38, 1 << 20}, {75, capability() / 10}, {76, capability() % 10},
-      {97, (int)emulator::MOST_SHARED}, {115, 1},
+      {97, most_shared()}, {115, 1},
   };
   auto found = values.find(attribute);
   return *v = found == values.end() ? 0 : found->second, OK;
@@ -290,7 +299,7 @@ API cuModuleGetFunction(void** f, void* m, const char* name) {
   return *f = &from->functions.insert({name, {kernel}}).first->second, OK;
 }
 API cuFuncSetAttribute(void* f, int attribute, int v) {
-  if (attribute != 8 || v > (int)emulator::MOST_SHARED) return INVALID_VALUE;
+  if (attribute != 8 || v > most_shared()) return INVALID_VALUE;
   return ((Function*)f)->most_shared = v, OK;
 }
 API cuFuncGetAttribute(int* v, int attribute, void*) { return *v = attribute == 0 ? 1024 : 0, OK; }

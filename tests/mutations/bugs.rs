@@ -466,5 +466,6 @@ pub const BUGS: &[Bug] = &[
         "if (first + KEYS > end) {",
         "if (first > end) {",
     ),
+    Bug("bias of another frame", "layer_norm", "vec8", "frames_wide", "row / params.positions % params.frames", "0"),
     Bug("tail without bound", "layer_norm", "simple", "ragged", "if (row >= params.rows) return;", ""),
 ];
