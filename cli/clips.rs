@@ -12,7 +12,7 @@ use crate::Failure;
 pub struct Clip {
     /// Its name.
     pub id: String,
-    /// A folder of frames, or an animated GIF or WebP. In a manifest, from the manifest's own folder.
+    /// A folder of frames, or an animated GIF or WebP, or H.264 in MP4. In a manifest, from the manifest's own folder.
     pub path: PathBuf,
     /// Five points of the face in each frame, or null where there is none.
     #[serde(default)]
@@ -28,12 +28,15 @@ pub struct Clip {
 /// Longest manifest that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// The clips of a folder by name (its folders, GIF and WebP files; or itself, where it holds frames), or of a manifest with
+/// The clips of a folder by name (its folders, GIF, WebP and MP4 files; or itself, where it holds frames), or of a manifest with
 /// one JSON object per line.
 pub fn read(path: &Path) -> Result<Vec<Clip>, Failure> {
     let clips = if path.is_dir() { of_folder(path)? } else { of_manifest(path)? };
     if clips.is_empty() {
-        return Err(Failure(format!("{}: no clip in it: folders of frames, or animated GIF or WebP", path.display())));
+        return Err(Failure(format!(
+            "{}: no clip in it: folders of frames, animated GIF or WebP, or MP4",
+            path.display()
+        )));
     }
     if let Some(pair) = clips.windows(2).find(|pair| pair[0].id == pair[1].id) {
         return Err(Failure(format!("{}: two clips are called {}", path.display(), pair[0].id)));
@@ -60,7 +63,7 @@ fn of_folder(path: &Path) -> Result<Vec<Clip>, Failure> {
     if !entries.iter().any(|e| e.is_dir()) && entries.iter().any(|e| ends(e, &["png", "jpg", "jpeg"])) {
         return Ok(vec![clip(path.file_name(), path)]);
     }
-    let clips = entries.iter().filter(|e| e.is_dir() || ends(e, &["gif", "webp"]));
+    let clips = entries.iter().filter(|e| e.is_dir() || ends(e, &["gif", "webp", "mp4"]));
     let mut clips: Vec<Clip> = clips.map(|e| clip(if e.is_dir() { e.file_name() } else { e.file_stem() }, e)).collect();
     clips.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(clips)

@@ -22,7 +22,7 @@ use crate::{DeviceArgs, Failure, interrupt};
 /// Options of the verb.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The clips: a folder of folders of frames, GIF or WebP files, or a manifest with a line {"id", "path"} for each
+    /// The clips: a folder of folders of frames, GIF, WebP or MP4 files, or a manifest with a line {"id", "path"} for each
     clips: PathBuf,
     /// Folder of a CLIP picture tower with a projection: config.json and its weights
     #[arg(long, value_name = "FOLDER")]

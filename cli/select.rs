@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use muybridge::metrics::frechet::{Moments, polynomial_mmd};
+use muybridge::metrics::unit;
 use muybridge::selection::choose::{self, Rows};
 use muybridge::selection::scores::{self, Neighbour};
 use muybridge::selection::{Embeddings, Shuffle, map};
@@ -127,7 +128,8 @@ fn read(paths: &[PathBuf]) -> Result<Embeddings, Failure> {
             return Err(Failure(format!("{}: embeddings of another model than the files before it", path.display())));
         }
         for i in 0..part.len() {
-            all.push(&part.ids[i], &part.hashes[i], part.row(i))?;
+            // Scores are cosines, whoever made the embeddings.
+            all.push(&part.ids[i], &part.hashes[i], &unit(part.row(i)))?;
         }
     }
     if all.is_empty() {
@@ -339,7 +341,6 @@ fn page(
 mod tests {
     use super::*;
     use clap::Parser;
-    use muybridge::metrics::unit;
 
     #[derive(Parser)]
     struct Line {
