@@ -71,6 +71,12 @@ pub enum Part {
 }
 
 impl ModelArgs {
+    /// What is measured, in words: model, part, extents, dtypes.
+    pub fn subject(&self, part: &str) -> String {
+        let Extents([b, h, w]) = self.shape;
+        format!("{} {part} {b}x{h}x{w} {} on {} weights", self.model, self.dtype, self.weights)
+    }
+
     fn files(&self) -> Result<(Config, Weights, bool), Failure> {
         let procedural = Weights::procedural(0, self.weights);
         if let Ok(preset) = Preset::find(&self.model) {

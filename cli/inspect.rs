@@ -29,7 +29,9 @@ pub struct Args {
 
 /// Prints what the model consists of, and what its plans take.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
-    let device = DeviceArgs { device: args.device.clone(), threads: None, webgpu_limits: false }.open()?;
+    let device =
+        DeviceArgs { device: args.device.clone(), threads: None, webgpu_limits: false, no_tune: false, tuned: None }
+            .open()?;
     let (component, weights, random) = args.model.open(&device)?;
     let parts = args.model.parts(&component, None)?;
     let reports: Vec<_> = parts.iter().flat_map(|p| p.reports()).collect();

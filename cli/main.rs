@@ -14,14 +14,17 @@ mod generate;
 mod html;
 mod inspect;
 mod interrupt;
+mod profile;
 mod run;
 mod select;
 mod synth;
 mod table;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use muybridge::runtime::tuned::Tuned;
 use muybridge::runtime::{Device, DeviceOptions};
 
 /// A lean GPU kernel engine for controllable human video diffusion.
@@ -43,6 +46,7 @@ Examples:
   muybridge inspect checkpoints/sd15/unet             the same for a checkpoint, with a census of its tensors
   muybridge bench sd15-unet --shape 64x64             times one model with random weights
   muybridge animate --model checkpoints/champ --reference me.png --motion walk --output me.webp
+  muybridge profile sd15-unet --html unet.html        where its time goes, as a page to look at
   muybridge run tests/golden/vae_mid_attn --check     compares with a recorded case of another implementation";
 
 #[derive(Subcommand)]
@@ -69,6 +73,8 @@ enum Verb {
     Bench(bench::Args),
     /// Make clips of synthetic people in motion, with exact ground truth
     Synth(synth::Args),
+    /// Time every kernel of one component, and say what would be won at the device's own limits
+    Profile(profile::Args),
 }
 
 /// Which device, and how it is opened.
@@ -83,13 +89,31 @@ struct DeviceArgs {
     /// Work within WebGPU's default limits even where the device has larger ones
     #[arg(long)]
     webgpu_limits: bool,
+    /// Take kernels in the ops' own order, not those that muybridge tune chose
+    #[arg(long)]
+    no_tune: bool,
+    /// Take tuned kernels from this file instead of the user's cache
+    #[arg(long, value_name = "FILE", conflicts_with = "no_tune")]
+    tuned: Option<PathBuf>,
 }
 
 impl DeviceArgs {
+    fn options(&self) -> DeviceOptions {
+        let tuned = match &self.tuned {
+            _ if self.no_tune => Tuned::Off,
+            Some(file) => Tuned::File(file.clone()),
+            None => Tuned::Usual,
+        };
+        DeviceOptions { threads: self.threads, default_limits: self.webgpu_limits, tuned, ..DeviceOptions::default() }
+    }
+
     fn open(&self) -> Result<Device, Failure> {
-        let options =
-            DeviceOptions { threads: self.threads, default_limits: self.webgpu_limits, ..DeviceOptions::default() };
-        Ok(Device::open_with(&self.device, &options)?)
+        Ok(Device::open_with(&self.device, &self.options())?)
+    }
+
+    /// With nodes named to the driver, for debuggers of GPUs.
+    fn open_labelled(&self) -> Result<Device, Failure> {
+        Ok(Device::open_with(&self.device, &DeviceOptions { labels: true, ..self.options() })?)
     }
 }
 
@@ -127,6 +151,7 @@ fn main() -> ExitCode {
         Verb::Convert(args) => convert::execute(&args),
         Verb::Bench(args) => bench::execute(&args),
         Verb::Synth(args) => synth::execute(&args),
+        Verb::Profile(args) => profile::execute(&args),
     };
     match done {
         Ok(code) => code,

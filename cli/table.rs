@@ -19,13 +19,25 @@ pub fn line(text: Arguments<'_>) {
 pub struct Table {
     rows: Vec<Vec<String>>,
     right: Vec<bool>,
+    /// Widest line, at which the last cell is cut.
+    most: usize,
 }
 
 impl Table {
     /// Headings; one that begins with `>` is of a column set right.
     pub fn new(headings: &[&str]) -> Table {
         let right = headings.iter().map(|h| h.starts_with('>')).collect();
-        Table { rows: vec![headings.iter().map(|h| h.trim_start_matches('>').to_string()).collect()], right }
+        Table {
+            rows: vec![headings.iter().map(|h| h.trim_start_matches('>').to_string()).collect()],
+            right,
+            most: usize::MAX,
+        }
+    }
+
+    /// Cuts the last cell of each row so that lines have at most this many columns.
+    pub fn within(mut self, columns: usize) -> Table {
+        self.most = columns;
+        self
     }
 
     /// Adds a row.
@@ -50,11 +62,19 @@ impl Table {
                 }
             };
             let line: Vec<String> = row.iter().enumerate().map(cell).collect();
-            if writeln!(out, "{}", line.join("  ").trim_end()).is_err() {
+            if writeln!(out, "{}", cut(line.join("  ").trim_end(), self.most)).is_err() {
                 return;
             }
         }
     }
+}
+
+/// The text, with an ellipsis where it is longer.
+fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.into();
+    }
+    text.chars().take(most - 1).chain(['…']).collect()
 }
 
 /// Bytes for people: `27.0 MiB`.
@@ -79,6 +99,12 @@ pub fn flop(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_are_cut() {
+        assert_eq!(cut("π is round", 10), "π is round");
+        assert_eq!(cut("π is rounder", 10), "π is roun…");
+    }
 
     #[test]
     fn sizes_read_well() {

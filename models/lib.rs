@@ -65,6 +65,7 @@ pub use guidance_encoder::GuidanceEncoder;
 pub use muybridge_kernels as kernels;
 pub use muybridge_loaders as loaders;
 pub use muybridge_loaders::{Config, Weights};
+pub use muybridge_profiling as profiling;
 pub use muybridge_runtime as runtime;
 pub use muybridge_runtime::{DType, Device, HostTensor, Plan, Tensor};
 pub use pose_guider::{GuiderConfig, GuiderShape, PoseGuider};
