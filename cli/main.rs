@@ -5,20 +5,24 @@
 mod animate;
 mod bench;
 mod clips;
+mod compare;
 mod component;
 mod convert;
 mod devices;
+mod doctor;
 mod embed;
 mod evaluate;
 mod generate;
 mod html;
 mod inspect;
 mod interrupt;
+mod kernels;
 mod profile;
 mod run;
 mod select;
 mod synth;
 mod table;
+mod tune;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -75,6 +79,14 @@ enum Verb {
     Synth(synth::Args),
     /// Time every kernel of one component, and say what would be won at the device's own limits
     Profile(profile::Args),
+    /// Compare two profiles: what became faster or slower, and how sure that is
+    Compare(compare::Args),
+    /// List kernels, show their generated sources, time one case, or try a kernel from a file
+    Kernels(kernels::Args),
+    /// Measure which kernels are the fastest for a model here, and have later plans take them
+    Tune(tune::Args),
+    /// Check every kernel on a device: what is wrong or slow there
+    Doctor(doctor::Args),
 }
 
 /// Which device, and how it is opened.
@@ -152,6 +164,10 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::execute(&args),
         Verb::Synth(args) => synth::execute(&args),
         Verb::Profile(args) => profile::execute(&args),
+        Verb::Compare(args) => compare::execute(&args),
+        Verb::Kernels(args) => kernels::execute(&args),
+        Verb::Tune(args) => tune::execute(&args),
+        Verb::Doctor(args) => doctor::execute(&args),
     };
     match done {
         Ok(code) => code,

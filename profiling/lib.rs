@@ -8,6 +8,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod compare;
+pub mod doctor;
 pub mod error;
 pub mod groups;
 pub mod html;
@@ -15,7 +18,9 @@ mod measure;
 mod report;
 mod roofs;
 pub mod stats;
+pub mod substitute;
 pub mod trace;
+pub mod tune;
 
 pub use error::{Error, Result};
 pub use measure::{Options, measure};

@@ -61,7 +61,10 @@ pub fn measure(
         let plain = whole(&outputs, || Ok(plan.run_into(&inputs, &outputs)?))?;
         step(progress, done + 1, of)?;
         let mut profile = Profile::default();
-        let profiled = whole(&outputs, || Ok(profile = plan.profile(&inputs, &outputs)?))?;
+        let profiled = whole(&outputs, || {
+            profile = plan.profile(&inputs, &outputs)?;
+            Ok(())
+        })?;
         done += 2;
         // The first runs warm up: pages, caches, clocks.
         if i > 0 {
