@@ -42,7 +42,7 @@ def reconstruction(y, x):
 
 
 def main():
-    p = arguments(__doc__, steps=9000, batch=16, lr=1.5e-3, ema=0.998)
+    p = arguments(__doc__, steps=3000, batch=16, lr=1.5e-3, ema=0.998)
     p.add_argument("--kl", type=float, default=2e-5, help="weight of the latents' divergence from a normal distribution")
     args = p.parse_args()
     torch.manual_seed(args.seed)
