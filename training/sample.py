@@ -149,10 +149,8 @@ def denoise_case(args, model, latents, sampler, reference, guidance, noise):
 def pipeline_case(args, model, latents, sampler, reference, guidance, noise):
     def run(dtype):
         table, sampler.table = sampler.table, sampler.table.to(dtype)
-        trace, old = {}, torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
+        trace = {}
         z = sampler.run(reference, guidance, noise.to(dtype), args.steps, args.guidance, trace=trace)
-        torch.set_default_dtype(old)
         sampler.table = table
         after = [x for _, x, _ in trace["steps"][1:]] + [z]
         return trace, [a.transpose(0, 1)[None] for a in after], latents.decode(z).transpose(0, 1)[None]

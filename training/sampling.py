@@ -35,10 +35,11 @@ class Sampler:
         everything on the way.
         """
         m, frames = self.model, len(noise)
-        e = m.context(clip_pixels(reference[None]).to(self.device))
-        z = self.latents.vae.encode(pixels(reference[None]).to(self.device) * 2 - 1).latent_dist.mode() * self.latents.scale
+        to = dict(device=self.device, dtype=noise.dtype)
+        e = m.context(clip_pixels(reference[None]).to(**to))
+        z = self.latents.vae.encode(pixels(reference[None]).to(**to) * 2 - 1).latent_dist.mode() * self.latents.scale
         bank = m.bank(z, e) if features else None
-        pose = m.pose({k: pixels(guidance[k]).to(self.device) for k in GUIDANCE})
+        pose = m.pose({k: pixels(guidance[k]).to(**to) for k in GUIDANCE})
         modules = m.motion if motion else None
         if trace is not None:
             trace.update(clip_embeds=e, ref_latents=z, pose_features=pose, steps=[])
