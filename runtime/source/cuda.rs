@@ -6,7 +6,7 @@ use super::{Binding, Constant};
 use crate::op::{Access, Arg, KernelSource};
 use crate::tensor::DType;
 
-/// Whole CUDA C++ text of a kernel: numbers and flags as `constexpr`, the prelude, type aliases, then operands and file.
+/// Whole CUDA C++ text of a kernel: numbers and flags that it names as `constexpr`, the prelude, type aliases, then operands and file.
 ///
 /// The buffers are the kernel's parameters: a text writes `KERNEL name(OPERANDS, const Params params)`, where `OPERANDS`
 /// lists one pointer per buffer in the order of the launch's `args`, `const` where the launch only reads it. After it comes,
@@ -16,7 +16,9 @@ use crate::tensor::DType;
 pub fn cuda(source: &KernelSource, args: &[Arg]) -> String {
     let mut out = String::with_capacity(source.prelude.len() + source.text.len() + 2048);
     let mut types = String::new();
-    for (name, constant) in &source.constants {
+    // What nobody names would only make texts differ.
+    let named = |name: &str| names(source.prelude, name) || names(source.text, name);
+    for (name, constant) in source.constants.iter().filter(|(name, _)| named(name)) {
         // Writing to a String cannot fail.
         let _ = match constant {
             Constant::U32(v) => writeln!(out, "constexpr unsigned {name} = {v}u;"),
@@ -52,6 +54,12 @@ pub fn cuda(source: &KernelSource, args: &[Arg]) -> String {
     let _ = writeln!(out, "#define OPERANDS {}\n#line 1 \"{}\"", operands.join(", "), source.file);
     out.push_str(source.text);
     out
+}
+
+/// Whether a text holds this name, or one that begins with it (`elem2`).
+fn names(text: &str, name: &str) -> bool {
+    let before = |at: usize| text[..at].chars().next_back();
+    text.match_indices(name).any(|(at, _)| !before(at).is_some_and(|c| c.is_alphanumeric() || c == '_'))
 }
 
 /// The readers and writers of a buffer. `lanes` says what alignment vectors of four may rely on.
@@ -93,13 +101,14 @@ mod tests {
         let source = KernelSource {
             file: "kernels/scale.cu",
             prelude: "// prelude\n",
-            text: "KERNEL scale(OPERANDS) {}\n",
+            text: "KERNEL scale(OPERANDS) { elem2 own; BLOCK; EPS; FLAG; }\n",
             entry: "scale",
             constants: vec![
                 ("elem", DType::BF16.into()),
                 ("BLOCK", 64u32.into()),
                 ("EPS", 1e-5f32.into()),
                 ("FLAG", true.into()),
+                ("LAG", 1u32.into()),
             ],
             bindings: vec![
                 buffer("x", DType::BF16, 1),
@@ -120,6 +129,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
         }
+        assert!(!text.contains("unsigned LAG"), "nobody names it");
         assert!(!text.contains("write_y("), "vectors of four are written whole");
         assert!(text.ends_with(source.text));
     }

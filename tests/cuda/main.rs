@@ -3,6 +3,7 @@
 
 #[path = "../emulator/mod.rs"]
 mod emulator;
+mod faults;
 mod golden;
 mod older;
 #[path = "../emulator/sanitizer.rs"]
@@ -92,6 +93,9 @@ fn numbers(first: f32) -> HostTensor {
 
 fn main() {
     let args = Arguments::from_args();
+    if faults::is_child() {
+        return faults::child();
+    }
     if std::env::var_os(PROBE).is_some() {
         return probe();
     }
@@ -120,6 +124,7 @@ fn main() {
         Trial::test("kept_kernels_run_without_a_compiler", kept),
         Trial::test("processes_share_a_cache", shared),
     ];
+    trials.extend(faults::trials());
     trials.extend(golden::trials());
     trials.extend(older::trials());
     trials.extend(sanitizers::trials(Path::new(FOLDER)));

@@ -3,14 +3,17 @@
 // until its context is given up; unlike one, it also refuses launches whose pointers lie in no live buffer.
 //
 // EMULATOR_CAPABILITY sets the compute capability (90), EMULATOR_MEMORY the bytes of a device's memory (8 GiB),
-// EMULATOR_DRIVER the driver's version (13000), EMULATOR_DEVICES the number of devices (8).
+// EMULATOR_DRIVER the driver's version (13000), EMULATOR_DEVICES the number of devices (8). EMULATOR_FAULT=CALL:N:CODE makes the
+// Nth call of that name fail with that code; a code that says that the context is beyond use stays.
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
@@ -26,7 +29,7 @@ typedef unsigned long long Address;
 typedef int Device;
 enum Result {
   OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
-  INVALID_CONTEXT = 201, NO_BINARY = 209, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, NOT_READY = 600,
+  INVALID_CONTEXT = 201, NO_BINARY = 209, ECC = 214, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701, LAUNCH_FAILED = 719, NOT_READY = 600,
   CAPTURE_INVALID = 901,
 };
 
@@ -98,6 +101,21 @@ Result submit(void* stream, std::function<Result()> operation) {
   s->capture->push_back(operation);
   return OK;
 }
+
+// Whether this call is the one that is to fail.
+Result fault(const char* call) {
+  static const char* wanted = getenv("EMULATOR_FAULT");
+  static std::atomic<int> calls{0};
+  size_t n = strlen(call);
+  if (!wanted || strncmp(wanted, call, n) || wanted[n] != ':') return OK;
+  char* rest;
+  long which = strtol(wanted + n + 1, &rest, 10);
+  int code = *rest ? atoi(rest + 1) : 0;
+  if (++calls != which) return OK;
+  if (entered && (code == ECC || code == LAUNCH_FAILED || code == ILLEGAL_ADDRESS)) entered->broken = (Result)code;
+  return (Result)code;
+}
+#define MAY_FAIL(call) if (Result failed = fault(call)) return failed
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -239,9 +257,18 @@ API cuMemPoolCreate(void** pool, const void*) { return *pool = new Pool{0}, OK; 
 API cuMemPoolSetAttribute(void*, int, void*) { return OK; }
 API cuMemPoolTrimTo(void*, size_t) { return here(); }
 API cuMemPoolDestroy(void* pool) { return delete (Pool*)pool, OK; }
-API cuMemAllocFromPoolAsync(Address* p, size_t n, void*, void*) { return allocate(p, n); }
+API cuMemAllocFromPoolAsync(Address* p, size_t n, void*, void*) {
+  MAY_FAIL("cuMemAllocFromPoolAsync");
+  return allocate(p, n);
+}
+API cuMemHostAlloc(void** p, size_t n, unsigned) {
+  MAY_FAIL("cuMemHostAlloc");
+  return *p = malloc(n), *p ? OK : OUT_OF_MEMORY;
+}
+API cuMemFreeHost(void* p) { return free(p), OK; }
 API cuMemFreeAsync(Address p, void*) { return release(p); }
 API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t n, void* stream) {
+  MAY_FAIL("cuMemcpyHtoDAsync");
   if (!inside(to, n)) return INVALID_VALUE;
   return submit(stream, [=] { return upload(to, from, n), OK; });
 }
@@ -260,16 +287,23 @@ API cuMemsetD8Async(Address to, unsigned char value, size_t n, void* stream) {
 
 API cuStreamCreate(void** s, unsigned) { return *s = new Stream{entered, nullptr}, here(); }
 API cuStreamDestroy_v2(void* s) { return delete (Stream*)s, OK; }
-API cuStreamSynchronize(void*) { return here(); }
+API cuStreamSynchronize(void*) {
+  MAY_FAIL("cuStreamSynchronize");
+  return here();
+}
 API cuStreamBeginCapture_v2(void* s, int) { return ((Stream*)s)->capture.reset(new Operations), here(); }
 API cuStreamEndCapture(void* s, void** graph) {
   auto& capture = ((Stream*)s)->capture;
   if (!capture) return CAPTURE_INVALID;
   return *graph = capture.release(), OK;
 }
-API cuGraphInstantiateWithFlags(void** e, void* g, unsigned long long) { return *e = new Operations(*(Operations*)g), OK; }
+API cuGraphInstantiateWithFlags(void** e, void* g, unsigned long long) {
+  MAY_FAIL("cuGraphInstantiate");
+  return *e = new Operations(*(Operations*)g), OK;
+}
 API cuGraphUpload(void*, void*) { return here(); }
 API cuGraphLaunch(void* e, void*) {
+  MAY_FAIL("cuGraphLaunch");
   for (auto& operation : *(Operations*)e) {
     if (Result broken = here()) return broken;
     if (Result failed = operation()) return failed;
@@ -281,11 +315,13 @@ API cuGraphDestroy(void* g) { return delete (Operations*)g, OK; }
 API cuEventCreate(void** e, unsigned) { return *e = new Event, OK; }
 API cuEventDestroy_v2(void* e) { return delete (Event*)e, OK; }
 API cuEventRecord(void* e, void*) { return ((Event*)e)->time = now(), here(); }
+API cuEventSynchronize(void*) { return here(); }
 API cuEventElapsedTime_v2(float* ms, void* a, void* b) {
   return *ms = (float)((((Event*)b)->time - ((Event*)a)->time) * 1e3), here();
 }
 
 API cuModuleLoadData(void** m, const void* data) {
+  MAY_FAIL("cuModuleLoadData");
   if (Result broken = here()) return broken;
   auto* made = new Module;
   if (Result failed = load(made, data)) return unload(made), failed;
@@ -338,6 +374,8 @@ static const struct {
     {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
     {INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
     {NO_BINARY, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
+    {ECC, "CUDA_ERROR_ECC_UNCORRECTABLE", "uncorrectable ECC error encountered"},
+    {OUT_OF_RESOURCES, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
     {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
     {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
 };

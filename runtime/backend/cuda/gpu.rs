@@ -8,6 +8,7 @@ use cudarc::driver::result::{self, DriverError, ctx, device, mem_pool, primary_c
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
 use super::kernel::Kernels;
+use super::staging::Staging;
 use crate::backend::{Caps, MemoryCounter, Target};
 use crate::device::DeviceOptions;
 use crate::error::{Error, Result};
@@ -64,6 +65,8 @@ pub(super) struct Gpu {
     lost: Mutex<Option<String>>,
     pub memory: Arc<MemoryCounter>,
     pub kernels: Kernels,
+    /// Made by the first upload; `None` in it where there is no pinned memory.
+    pub staging: Mutex<Option<Option<Staging>>>,
     pub context: Arc<Context>,
 }
 
@@ -212,6 +215,7 @@ impl Gpu {
             lost: Mutex::default(),
             memory: Arc::default(),
             kernels,
+            staging: Mutex::default(),
             context: Arc::new(context),
             name,
         })

@@ -10,7 +10,8 @@ use cudarc::driver::sys::{self, CUfunction_attribute as Attribute, CUresult};
 
 use super::cache::Cache;
 use super::gpu::{Context, Gpu};
-use super::nvrtc::{self, Refusal};
+use super::nvrtc;
+use super::pack;
 use crate::backend::BoundLaunch;
 use crate::error::{Error, Result};
 use crate::op::Code;
@@ -116,36 +117,58 @@ impl Gpu {
             let started: Vec<_> = (0..threads).map(|_| std::thread::Builder::new().spawn_scoped(scope, work)).collect();
             started.into_iter().map(|t| self.joined(t)).collect::<Result<_>>()
         })?;
+        if !missing.is_empty() {
+            self.kernels.cache.sweep();
+        }
         let mut loaded = self.kernels.loaded.lock().unwrap_or_else(|e| e.into_inner());
         loaded.extend(made.into_iter().flatten());
         Ok(keys.iter().filter_map(|k| loaded.get(k).cloned()).collect())
     }
 
     fn joined<T>(&self, thread: std::io::Result<std::thread::ScopedJoinHandle<'_, Result<T>>>) -> Result<T> {
-        let fail = |reason: String| Error::Driver { device: self.name.clone(), reason };
-        let thread = thread.map_err(|e| fail(format!("no thread to compile on: {e}")))?;
-        thread.join().map_err(|_| fail("compiling panicked".into()))?
+        let thread = thread.map_err(|e| self.failed(format!("no thread to compile on: {e}")))?;
+        thread.join().map_err(|_| self.failed("compiling panicked".into()))?
     }
 
-    /// From the cache, or by compiling. Code that the driver refuses (made for another driver, say) is compiled once more.
+    /// From the cache, from a pack, or by compiling. Code that the driver refuses (made for another driver, say) is looked for
+    /// further on.
     fn load(&self, key: &Key) -> Result<Kernel> {
         let capability = self.kernels.capability;
         let (major, minor) = capability;
         let name = format!("{major}.{minor} {} {}\n{}", nvrtc::OPTIONS.join(" "), key.file, key.text);
-        if let Some(code) = self.kernels.cache.load(&name) {
-            match self.load_code(key, &code) {
-                Ok(kernel) => return Ok(kernel),
-                Err(lost @ Error::DeviceLost { .. }) => return Err(lost),
-                Err(e) => tracing::debug!(file = key.file, error = %e, "a kept kernel is compiled again"),
+        let compiler = nvrtc::version();
+        if let Some(kernel) = self.try_code(key, self.kernels.cache.load(&name, compiler))? {
+            return Ok(kernel);
+        }
+        let packed = |portable| pack::find(capability, portable, &key.text).map_err(|reason| self.failed(reason));
+        if let Some(kernel) = self.try_code(key, packed(false)?)? {
+            return Ok(kernel);
+        }
+        let Some(compiler) = compiler else {
+            let portable = self.try_code(key, packed(true)?)?;
+            return portable.ok_or_else(|| Error::Unsupported(format!("{}: {}", key.file, nvrtc::MISSING)));
+        };
+        let code = nvrtc::compile(&key.text, key.file, capability).map_err(|refusal| refusal.into_error(key.file))?;
+        let kernel = self.load_code(key, &code)?;
+        self.kernels.cache.store(&name, compiler, &code);
+        Ok(kernel)
+    }
+
+    fn failed(&self, reason: String) -> Error {
+        Error::Driver { device: self.name.clone(), reason }
+    }
+
+    /// The kernel in this code, unless there is none or the driver refuses it.
+    fn try_code(&self, key: &Key, code: Option<Vec<u8>>) -> Result<Option<Kernel>> {
+        let Some(code) = code else { return Ok(None) };
+        match self.load_code(key, &code) {
+            Ok(kernel) => Ok(Some(kernel)),
+            Err(lost @ Error::DeviceLost { .. }) => Err(lost),
+            Err(e) => {
+                tracing::debug!(file = key.file, error = %e, "a kept kernel is not taken");
+                Ok(None)
             }
         }
-        let code = nvrtc::compile(&key.text, key.file, capability).map_err(|refusal| match refusal {
-            Refusal::Missing => Error::Unsupported(nvrtc::MISSING.into()),
-            Refusal::Log(message) => Error::Compile { file: key.file, message },
-        })?;
-        let kernel = self.load_code(key, &code)?;
-        self.kernels.cache.store(&name, &code);
-        Ok(kernel)
     }
 
     fn load_code(&self, key: &Key, code: &[u8]) -> Result<Kernel> {

@@ -2,7 +2,8 @@
 //!
 //! Everything runs on one stream in the order of the calls. A plan is captured once into a CUDA graph; a run copies its
 //! operands in, launches the graph, and copies the results out, all without waiting. What changes from run to run (timestep,
-//! noise, conditioning) changes in device buffers, so that the graph is never captured again.
+//! noise, conditioning) changes in device buffers, so that the graph is never captured again. Uploads pass through two buffers of
+//! pinned memory, so that the bus moves one part while the host reads the next from its file.
 //!
 //! Kernels are CUDA C++ (see [`source::cuda`](crate::source::cuda)), compiled when a plan is made by NVRTC where that is
 //! found, and kept on disk as machine code (module `cache`). cudarc is built for the newest CUDA, so that its lists of errors are
@@ -16,7 +17,9 @@ mod cache;
 mod gpu;
 mod kernel;
 mod nvrtc;
+pub mod pack;
 mod program;
+mod staging;
 
 use std::any::Any;
 use std::fmt;
@@ -46,9 +49,28 @@ pub fn list() -> Vec<Found> {
     }
 }
 
-/// Whether kernels can be compiled here, so that a plan made on such a device will not fail for want of a compiler.
+/// Whether kernels can be compiled here or were packed, so that a plan made on such a device will not fail for want of a compiler.
 pub fn compiles() -> bool {
-    nvrtc::is_present()
+    nvrtc::is_present() || pack::file().is_some()
+}
+
+/// Compiles a kernel's text ([`source::cuda`](crate::source::cuda)) without a device, for an architecture by name: machine
+/// code for `sm_90a`, portable code that ends in a zero byte for `compute_80`. `options` are NVRTC's. The second value is its log.
+///
+/// # Errors
+/// There is no NVRTC, or it refuses the text.
+pub fn compile(text: &str, file: &'static str, architecture: &str, options: &[&str]) -> Result<(Vec<u8>, String)> {
+    nvrtc::compile_for(text, file, architecture, options).map_err(|refusal| refusal.into_error(file))
+}
+
+/// The name of a capability's machine code: `sm_90a` for (9, 0).
+pub fn architecture(capability: (u32, u32)) -> String {
+    nvrtc::machine(capability)
+}
+
+/// NVRTC's version as 1000 · major + minor, or `None` where it is not found.
+pub fn compiler() -> Option<u32> {
+    nvrtc::version()
 }
 
 /// A CUDA device.
@@ -125,10 +147,7 @@ impl Backend for CudaBackend {
         if bytes.is_empty() {
             return Ok(());
         }
-        // SAFETY: the range is ours (checked), and the wait below keeps `bytes` borrowed until the copy is done: from memory
-        // that is locked to its pages, the driver copies after it returns.
-        gpu.checked(unsafe { result::memcpy_htod_async(to, bytes, gpu.stream) }, "an upload", bytes.len() as u64)?;
-        gpu.wait()
+        gpu.upload(to, bytes)
     }
 
     fn read(&self, buffer: &dyn Buffer, offset: u64, bytes: &mut [u8]) -> Result<()> {

@@ -5,14 +5,27 @@ use std::ffi::{CStr, CString, c_char};
 use cudarc::nvrtc::result::{self, NvrtcError};
 use cudarc::nvrtc::sys;
 
+use crate::error::Error;
+
 /// Whether the library is found.
 pub(super) fn is_present() -> bool {
     // SAFETY: loads a library by name and runs its initialisers, which is what using a compiler means.
     unsafe { sys::is_culib_present() }
 }
 
+/// The library's version, as 1000 · major + minor; `None` where there is none.
+pub(super) fn version() -> Option<u32> {
+    let (mut major, mut minor) = (0, 0);
+    if !is_present() {
+        return None;
+    }
+    // SAFETY: the library is loaded, and the pointers are to locals.
+    unsafe { sys::nvrtcVersion(&mut major, &mut minor) }.result().ok()?;
+    Some((1000 * major + minor).max(0) as u32)
+}
+
 /// Why there is no compiler, and what to do about it.
-pub(super) const MISSING: &str = "compiling CUDA kernels: NVRTC was not found and the kernel is not in the cache. Install \
+pub(super) const MISSING: &str = "compiling CUDA kernels: NVRTC was not found, and the kernel is neither in the cache nor in a pack (kernels.pack). Install \
      the CUDA toolkit or `pip install nvidia-cuda-nvrtc`, and put the folder of libnvrtc.so (nvrtc64_*.dll) on the library path";
 
 /// Why a kernel was not compiled.
@@ -23,17 +36,33 @@ pub(super) enum Refusal {
     Log(String),
 }
 
-/// The architecture to compile for: the option's value, and whether it gives machine code.
-fn architecture(capability: (u32, u32)) -> (String, bool) {
+impl Refusal {
+    /// The refusal of the kernel in this file.
+    pub fn into_error(self, file: &'static str) -> Error {
+        match self {
+            Refusal::Missing => Error::Unsupported(MISSING.into()),
+            Refusal::Log(message) => Error::Compile { file, message },
+        }
+    }
+}
+
+/// The name of a capability's machine code. The letter opens what only this architecture has: wgmma and TMA's companions
+/// on 90, their successors after it.
+pub(super) fn machine(capability: (u32, u32)) -> String {
+    let own = capability.0 * 10 + capability.1;
+    format!("sm_{own}{}", if own >= 90 { "a" } else { "" })
+}
+
+/// The architecture to compile for, as the compiler's option names it.
+fn architecture(capability: (u32, u32)) -> String {
     let own = capability.0 * 10 + capability.1;
     let known = supported();
     if known.contains(&own) {
-        // The letter opens what only this architecture has: wgmma and TMA's companions on 90, their successors after it.
-        return (format!("sm_{own}{}", if own >= 90 { "a" } else { "" }), true);
+        return machine(capability);
     }
     // A device newer than the compiler takes portable code, which its driver finishes.
     let newest = known.into_iter().filter(|a| *a < own).max().unwrap_or(own);
-    (format!("compute_{newest}"), false)
+    format!("compute_{newest}")
 }
 
 fn supported() -> Vec<u32> {
@@ -68,26 +97,34 @@ pub(super) fn compile(text: &str, file: &str, capability: (u32, u32)) -> Result<
     if !is_present() {
         return Err(Refusal::Missing);
     }
+    compile_for(text, file, &architecture(capability), &OPTIONS).map(|(code, _)| code)
+}
+
+/// Compiles a text for an architecture by name, `sm_90a` (machine code) or `compute_80` (portable code). The second value is
+/// the compiler's log.
+pub(super) fn compile_for(text: &str, file: &str, arch: &str, more: &[&str]) -> Result<(Vec<u8>, String), Refusal> {
+    if !is_present() {
+        return Err(Refusal::Missing);
+    }
     let refuse = |what: &'static str| move |e: NvrtcError| Refusal::Log(format!("{what}: {e:?}"));
     let zero = |_| Refusal::Log("the source holds a zero byte".into());
     let (source, name) = (CString::new(text).map_err(zero)?, CString::new(file).map_err(zero)?);
-    let (arch, is_binary) = architecture(capability);
     let program = Compilation(result::create_program(&source, Some(&name)).map_err(refuse("creating"))?);
     let mut options = vec![format!("--gpu-architecture={arch}")];
-    options.extend(OPTIONS.map(String::from));
+    options.extend(more.iter().map(ToString::to_string));
     // SAFETY: the program was just created.
     let compiled = unsafe { result::compile_program(program.0, &options) };
+    // SAFETY: as above.
+    let log = unsafe { result::get_program_log(program.0) }.map(|l| text_of(&l)).unwrap_or_default();
     if let Err(e) = compiled {
-        // SAFETY: as above.
-        let log = unsafe { result::get_program_log(program.0) }.map(|l| text_of(&l)).unwrap_or_default();
         return Err(Refusal::Log(if log.is_empty() { format!("{e:?} for {arch}") } else { log }));
     }
-    if is_binary {
-        return machine_code(&program).map_err(refuse("reading the machine code"));
+    if arch.starts_with("sm_") {
+        return Ok((machine_code(&program).map_err(refuse("reading the machine code"))?, log));
     }
     // SAFETY: as above, and it compiled.
     let portable = unsafe { result::get_ptx(program.0) }.map_err(refuse("reading the portable code"))?;
-    Ok(portable.into_iter().map(|c| c as u8).collect())
+    Ok((portable.into_iter().map(|c| c as u8).collect(), log))
 }
 
 fn machine_code(program: &Compilation) -> Result<Vec<u8>, NvrtcError> {
