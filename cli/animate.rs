@@ -93,7 +93,7 @@ impl std::str::FromStr for Size {
 }
 
 /// A number of bytes: `4.5G` is 4,500,000,000, `4Gi` is 2^32.
-fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let units =
         [("Ki", 1u64 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("K", 1000), ("M", 1_000_000), ("G", 1_000_000_000)];
     let bare = text.strip_suffix('B').unwrap_or(text);

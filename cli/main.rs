@@ -17,6 +17,7 @@ mod html;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod motion;
 mod profile;
 mod run;
 mod select;
@@ -61,6 +62,8 @@ enum Verb {
     Inspect(inspect::Args),
     /// Make pictures from words, pictures and ControlNets with a Stable Diffusion checkpoint
     Generate(Box<generate::Args>),
+    /// Make a clip from words with a Stable Diffusion 1.x checkpoint and motion modules (AnimateDiff)
+    Motion(Box<motion::Args>),
     /// Execute the calls of a recorded case and write their outputs, or compare them with the recorded ones
     Run(run::Args),
     /// Move the person of a picture as a motion says: AnimateAnyone and Champ
@@ -155,6 +158,7 @@ fn main() -> ExitCode {
         Verb::Devices(args) => devices::execute(&args),
         Verb::Inspect(args) => inspect::execute(&args),
         Verb::Generate(args) => generate::execute(&args),
+        Verb::Motion(args) => motion::execute(&args),
         Verb::Run(args) => run::execute(&args),
         Verb::Animate(args) => animate::execute(&args),
         Verb::Evaluate(args) => evaluate::execute(&args),

@@ -12,7 +12,8 @@ use muybridge::pipelines::stable::{
     Checkpoint, Control, Generate, Motion, MotionControl, Progress, PromptOptions, Stage, Start, generate, motion,
 };
 use muybridge::resize::Picture;
-use muybridge::runtime::{DType, Device, HostTensor};
+use muybridge::runtime::{DType, Device, HostTensor, PlanOptions, Tensor, TensorDesc, Weight};
+use muybridge::{Config, ControlNet, StepPlan, Unet, UnetShape, Weights};
 use serde_json::Value;
 
 type Tensors = BTreeMap<String, HostTensor>;
@@ -42,6 +43,7 @@ fn main() {
     }
     trials.push(Trial::test("halves_and_tiles_within_a_limit", || within_limits().map_err(Failed::from)));
     trials.push(Trial::test("long_clips_are_cut_into_windows", || windows().map_err(Failed::from)));
+    trials.push(Trial::test("controlnets_steer_video_networks", || steered().map_err(Failed::from)));
     trials.push(Trial::test("loras_that_fit_nothing_are_refused", || unfit().map_err(Failed::from)));
     trials.push(Trial::test("a_run_can_be_ended", || ended().map_err(Failed::from)));
     libtest_mimic::run(&arguments, trials).exit();
@@ -213,6 +215,52 @@ fn windows() -> Result<(), String> {
     let few = Motion { frames: 4, ..base };
     assert!(latents(few).unwrap_err().contains("5 pictures for 4 frames"));
     Ok(())
+}
+
+/// Beside features of poses, a UNet3D takes the residuals of ControlNets: built into its plan, or as operands.
+fn steered() -> Result<(), String> {
+    let device = Device::open("cpu").map_err(|e| e.to_string())?;
+    let unet = Unet::open(golden("aa_denoise_v2/denoising_unet"), &device).map_err(|e| e.to_string())?;
+    let config = r#"{"_class_name": "ControlNetModel", "block_out_channels": [32, 64], "layers_per_block": 1,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "cross_attention_dim": 40, "attention_head_dim": 4,
+        "norm_num_groups": 8, "conditioning_embedding_out_channels": [8, 8]}"#;
+    let config = Config::parse(config.as_bytes(), "config.json").map_err(|e| e.to_string())?;
+    let net = ControlNet::of(&config, Weights::procedural(5, DType::F32), &device).map_err(|e| e.to_string())?;
+    let shape = UnetShape { height: 6, width: 4, context: 2, frames: 3, pose_features: true, ..UnetShape::default() };
+    let noise = |name: &str, desc: TensorDesc| {
+        let seed = name.bytes().map(u64::from).sum();
+        let tensor = match name {
+            "timestep" => HostTensor::from_fn(desc.shape, |_| 300.0),
+            _ if name.starts_with("scales") => net.scales(0.8, false),
+            _ => Weight::procedural(name, desc, seed, 1.0, 0.0).read().unwrap(),
+        };
+        device.tensor(&tensor).unwrap()
+    };
+    // The operand of one condition is called `cond` in a plan of its own, and `cond.0` beside a UNet.
+    let plain = |name: &str| name.trim_end_matches(".0").to_string();
+    let run = |plan: &StepPlan, residuals: &BTreeMap<String, Tensor>| -> Result<BTreeMap<String, Tensor>, String> {
+        let operand = |(name, desc)| residuals.get(name).cloned().unwrap_or_else(|| noise(&plain(name), desc));
+        let operands: Vec<Tensor> = plan.inputs().map(operand).collect();
+        let results = plan.run(&operands.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
+        Ok(plan.outputs().map(|(name, _)| name.to_string()).zip(results).collect())
+    };
+    let bare = UnetShape { pose_features: false, ..shape };
+    let made = run(&net.plan(bare).map_err(|e| e.to_string())?, &BTreeMap::new())?;
+    let named = |(name, tensor): (String, Tensor)| match name.strip_prefix("down.") {
+        Some(i) => (format!("down_residual.{i}"), tensor),
+        None => ("mid_residual".to_string(), tensor),
+    };
+    let residuals: BTreeMap<String, Tensor> = made.into_iter().map(named).collect();
+    let values = |results: BTreeMap<String, Tensor>| results["sample"].to_host().unwrap().to_f32();
+    let options = PlanOptions::default();
+    let together = unet.plan_with(shape, &[&net], &options).map_err(|e| e.to_string())?;
+    let together = values(run(&together, &BTreeMap::new())?);
+    let apart = unet.plan(UnetShape { residuals: true, ..shape }).map_err(|e| e.to_string())?;
+    let apart = values(run(&apart, &residuals)?);
+    let alone = values(run(&unet.plan(shape).map_err(|e| e.to_string())?, &BTreeMap::new())?);
+    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    let (same, other) = (distance(&together, &apart), distance(&together, &alone));
+    if same < 1e-4 && other > 0.1 { Ok(()) } else { Err(format!("{same:e} from itself, {other:e} from no control")) }
 }
 
 fn unfit() -> Result<(), String> {
