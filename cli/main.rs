@@ -19,6 +19,8 @@ mod interrupt;
 mod kernels;
 mod motion;
 mod profile;
+#[cfg(feature = "pull")]
+mod pull;
 mod run;
 mod select;
 mod synth;
@@ -64,6 +66,9 @@ enum Verb {
     Generate(Box<generate::Args>),
     /// Make a clip from words with a Stable Diffusion 1.x checkpoint and motion modules (AnimateDiff)
     Motion(Box<motion::Args>),
+    /// Fetch a checkpoint into the cache that Hugging Face's programs share
+    #[cfg(feature = "pull")]
+    Pull(pull::Args),
     /// Execute the calls of a recorded case and write their outputs, or compare them with the recorded ones
     Run(run::Args),
     /// Move the person of a picture as a motion says: AnimateAnyone and Champ
@@ -159,6 +164,8 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::execute(&args),
         Verb::Generate(args) => generate::execute(&args),
         Verb::Motion(args) => motion::execute(&args),
+        #[cfg(feature = "pull")]
+        Verb::Pull(args) => pull::execute(&args),
         Verb::Run(args) => run::execute(&args),
         Verb::Animate(args) => animate::execute(&args),
         Verb::Evaluate(args) => evaluate::execute(&args),

@@ -60,10 +60,9 @@ pub(super) fn clip(names: &Names<'_>) -> Result<Part> {
 /// OpenCLIP as Stable Diffusion 2 uses it: without its last layer and without the projection.
 pub(super) fn penultimate(names: &Names<'_>) -> Result<Part> {
     let layers = names.count("transformer.resblocks").saturating_sub(1);
-    let (mut part, last) = (resblocks(names, layers)?, format!("transformer.resblocks.{layers}."));
+    let mut part = resblocks(names, layers)?;
     part.pieces.retain(|piece| piece.cut != Cut::Transposed);
-    let unread = |name: &&str| name.starts_with(&last) || *name == "text_projection";
-    part.left_out.extend(names.all().filter(unread).map(String::from));
+    part.left_out.extend(names.all().filter(|name| *name == "text_projection").map(String::from));
     part.config["architectures"] = json!(["CLIPTextModel"]);
     Ok(Part { folder: "text_encoder", ..part })
 }
