@@ -64,7 +64,7 @@ fn profile(device: &Device, pins: Pins) -> Result<(Plan, Report), Failed> {
     }
     g.output("y", v);
     let plan = Plan::with(&g, device, &PlanOptions { pins, ..PlanOptions::default() })?;
-    let roofs = Roofs { flop_rate: 1e11, byte_rate: 5e9, ..Roofs::default() };
+    let roofs = Roofs { flop_rate: 1e11, byte_rate: 5e10, ..Roofs::default() };
     let options = Options { repeats: 7, warm: 1, flushed: 1 };
     let report = measure("copies", &plan, roofs, &options, &mut |_, _| true)?;
     Ok((plan, report))
