@@ -42,9 +42,9 @@ impl Op for Copy {
 
     fn lower(&self, variant: &Variant, _: &Site<'_>) -> Option<Lowering> {
         let (name, times) = match variant.name {
-            "laborious" => ("copy:laborious", 12),
-            "plain" => ("copy:plain", 1),
-            _ => ("copy:endless", 200),
+            "laborious" => ("copy:laborious", 48),
+            "plain" => ("copy:plain", 4),
+            _ => ("copy:endless", 800),
         };
         let run = move |call: HostCall<'_>| {
             for _ in 0..times {
@@ -149,7 +149,8 @@ fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), Failed> {
 }
 
 fn main() {
-    let args = Arguments::from_args();
+    // What is timed does not share the cores with another test.
+    let args = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     let mut trials = vec![
         Trial::test("a_slow_kernel_is_found_avoided_and_caught", a_slow_kernel_is_found_avoided_and_caught),
         Trial::test("a_report_is_read_as_it_was_written", a_report_is_read_as_it_was_written),
