@@ -214,13 +214,15 @@ fn row(
     let cost = graph.cost(&graph.nodes()[0]);
     let seconds = sample.median().max(1e-12);
     let bytes = cost.read + cost.write;
+    let at_roof = roofs.seconds(cost.flop, bytes);
     Ok([
         name.into(),
         format!("{:.4}", seconds * 1e3),
         format!("{:.1}%", 100.0 * sample.relative_spread()),
         format!("{:.1}", cost.flop as f64 / seconds / 1e9),
         format!("{:.2}", bytes as f64 / seconds / 1e9),
-        format!("{:.0}%", 100.0 * roofs.seconds(cost.flop, bytes) / seconds),
+        // Roofs that were not measured are at 0.
+        if at_roof > 0.0 { format!("{:.0}%", 100.0 * at_roof / seconds) } else { "-".into() },
         verdict.into(),
     ])
 }
