@@ -436,10 +436,8 @@ pub(crate) fn unknown(c: &Config, field: &str, value: &str, known: &str) -> crat
 
 /// Refuses every value of a field but the default.
 pub(crate) fn refuse_other(c: &Config, field: &str, only: &str) -> Result<()> {
-    let fits = match only {
-        "false" => !c.or(field, false)?,
-        _ => c.opt::<String>(field)?.is_none_or(|v| v == only),
-    };
+    let boolean = only == "false";
+    let fits = if boolean { !c.or(field, false)? } else { c.opt::<String>(field)?.is_none_or(|v| v == only) };
     let refusal = || -> LoadError { c.error(field, format!("only {only} is supported")) };
     if fits { Ok(()) } else { Err(refusal().into()) }
 }
@@ -447,7 +445,5 @@ pub(crate) fn refuse_other(c: &Config, field: &str, only: &str) -> Result<()> {
 /// Marks fields as known that do not change the graph: sizes for training, dropout, precision hints (sums are f32 here
 /// anyway), and what only block types that are refused would read.
 pub(crate) fn look_at(c: &Config, fields: &[&str]) {
-    fields.iter().for_each(|f| {
-        c.has(f);
-    });
+    fields.iter().for_each(|f| drop(c.has(f)));
 }

@@ -111,7 +111,7 @@ mod tests {
     fn blocks_end_at_their_second_index() {
         for (path, want) in [
             ("up_blocks.1.resnets.0.norm1", "up_blocks.1.resnets.0"),
-            ("down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q", "down_blocks.0.attentions.1"),
+            ("middle.0.attentions.1.transformer_blocks.0.attn1.to_q", "middle.0.attentions.1"),
             ("mid_block.attentions.0.norm", "mid_block.attentions.0"),
             ("decoder.mid_block.resnets.1.conv1", "decoder.mid_block.resnets.1"),
             ("conv_in", "conv_in"),

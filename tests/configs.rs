@@ -2,7 +2,7 @@
 
 use muybridge::presets::{PRESETS, Preset};
 use muybridge::runtime::{DType, Device};
-use muybridge::{Config, ControlNet, Unet, UnetShape, Vae, Weights};
+use muybridge::{Config, ControlNet, ReferenceNet, Unet, UnetShape, Vae, Weights};
 use serde_json::{Value, json};
 
 fn with(preset: &Preset, fields: &[(&str, Value)]) -> Config {
@@ -17,9 +17,11 @@ fn with(preset: &Preset, fields: &[(&str, Value)]) -> Config {
 fn open(preset: &Preset, config: &Config) -> muybridge::Result<Vec<String>> {
     let (weights, device) = (Weights::procedural(1, DType::F16), Device::open("trace:cpu")?);
     Ok(match preset.class {
-        "UNet2DConditionModel" => Unet::of(config, weights, &device)?.unread_fields().to_vec(),
+        "UNet2DConditionModel" | "UNet3DConditionModel" => Unet::of(config, weights, &device)?.unread_fields().to_vec(),
+        "ReferenceUNet2DConditionModel" => ReferenceNet::of(config, weights, &device)?.unread_fields().to_vec(),
         "ControlNetModel" => ControlNet::of(config, weights, &device)?.unread_fields().to_vec(),
-        _ => Vae::of(config, weights, &device)?.unread_fields().to_vec(),
+        "AutoencoderKL" => Vae::of(config, weights, &device)?.unread_fields().to_vec(),
+        other => panic!("no network of class {other} is opened here"),
     })
 }
 

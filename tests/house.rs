@@ -51,9 +51,9 @@ fn the_runtime_names_no_op() {
 
 #[test]
 fn kernels_call_no_driver() {
-    no_line(&library("kernels"), "calls a driver", |l| {
-        l.contains("cudarc::") || l.contains("wgpu::") || l.contains("std::fs")
-    });
+    // The build script hashes the sources; it is no kernel.
+    let kernels: Vec<_> = library("kernels").into_iter().filter(|(p, _)| !p.ends_with("build.rs")).collect();
+    no_line(&kernels, "calls a driver", |l| l.contains("cudarc::") || l.contains("wgpu::") || l.contains("std::fs"));
 }
 
 #[test]
@@ -78,7 +78,8 @@ fn unsafe_stands_only_in_backends_and_the_memory_map() {
             // The peer that CPU kernels are timed against has no other door.
             .filter(|(p, _)| !p.ends_with("examples/cpu_bench/roof.rs"))
             .collect();
-        no_line(&files, "unsafe", |l| words(l).any(|w| w == "unsafe") && !l.contains("unsafe_code"));
+        let named = |l: &str| l.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe");
+        no_line(&files, "unsafe", named);
     }
 }
 

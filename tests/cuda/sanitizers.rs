@@ -32,7 +32,9 @@ fn parent(sanitizer: Sanitizer, folder: &Path) -> std::result::Result<(), Failed
     let (text, messages) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     let reports = sanitizer.reports(&messages);
     if !out.status.success() || reports > 0 {
-        let shown: String = messages.chars().take(6000).collect();
+        // From the case that the first report is about.
+        let first = sanitizer.first(&messages).map_or(0, |at| messages[..at].trim_end().rfind('\n').unwrap_or(0));
+        let shown: String = messages[first..].chars().take(6000).collect();
         return Err(format!("{}, {reports} reports\n{text}\n{shown}", out.status).into());
     }
     // Every variant says so, or its name is missing.

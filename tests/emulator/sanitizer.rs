@@ -27,11 +27,20 @@ impl Sanitizer {
 
     /// How many reports a child's messages hold.
     pub fn reports(self, messages: &str) -> usize {
-        let start = match self {
+        messages.matches(self.heading()).count()
+    }
+
+    /// Where the first report begins.
+    #[allow(dead_code)] // The other test program that has this module only counts.
+    pub fn first(self, messages: &str) -> Option<usize> {
+        messages.find(self.heading())
+    }
+
+    fn heading(self) -> &'static str {
+        match self {
             Sanitizer::Address => "ERROR: AddressSanitizer",
             Sanitizer::Thread => "WARNING: ThreadSanitizer",
-        };
-        messages.matches(start).count()
+        }
     }
 
     /// Where its runtime is, or why there is none.
