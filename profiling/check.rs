@@ -91,7 +91,7 @@ pub fn reference(case: &Case, (dtype, stored): Numbers) -> Result<HostTensor> {
     Ok(plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0))
 }
 
-/// Runs one kernel of a case on poisoned memory with guards round every buffer, twice, and compares with [`reference`]'s result.
+/// Runs one kernel of a case on poisoned memory with guards round every buffer, twice, and compares with [`reference()`]'s result.
 ///
 /// # Errors
 /// The device's errors; what the kernel computes is no error but a verdict.
