@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use bugs::{BUGS, Bug};
+use bugs::{Bug, bugs};
 use libtest_mimic::{Arguments, Failed, Trial};
 use muybridge::kernels::{Case, OPS};
 use muybridge::runtime::{
@@ -111,7 +111,7 @@ impl Op for Edited {
 fn main() {
     let args = Arguments::from_args();
     let trials = match emulator::enter(Path::new(FOLDER)) {
-        Ok(()) => BUGS.iter().map(trial).chain(REPORTED.iter().map(|(s, bug)| reported(*s, bug))).collect(),
+        Ok(()) => bugs().map(trial).chain(REPORTED.iter().map(|(s, bug)| reported(*s, bug))).collect(),
         Err(reason) => {
             let promised = std::env::var_os("CI").is_some();
             let text = reason.clone();

@@ -1,0 +1,61 @@
+use super::Bug;
+
+pub const BUGS: &[Bug] = &[
+    Bug(
+        "padding read from the map",
+        "conv2d",
+        "mma",
+        "ragged_tiles",
+        "row < params.input_height && column",
+        "true && column",
+    ),
+    Bug(
+        "taps transposed",
+        "conv2d",
+        "mma",
+        "ragged_tiles",
+        "top[i] + tap / KERNEL_WIDTH",
+        "top[i] + tap % KERNEL_WIDTH",
+    ),
+    Bug(
+        "second source from its wrong channel",
+        "conv2d",
+        "mma",
+        "two_sources",
+        "x2 + (channel - params.c1)",
+        "x2 + channel",
+    ),
+    Bug(
+        "shift of another item",
+        "conv2d",
+        "mma",
+        "shift",
+        "row / area * params.shift_stride",
+        "(row + 1) / area * params.shift_stride",
+    ),
+    Bug(
+        "slices sum the same steps",
+        "conv2d",
+        "split_k",
+        "small_map",
+        "fetch(next * SLICES + slice(), ",
+        "fetch(next * SLICES, ",
+    ),
+    Bug("copies swizzled unlike products", "conv2d", "wgmma", "ragged_tiles", "((c ^ row) & 7) * 16", "c * 16"),
+    Bug(
+        "rows of the other warpgroup",
+        "conv2d",
+        "wgmma",
+        "ragged_tiles",
+        "(group() - 1) * 64 * 128",
+        "(2 - group()) * 64 * 128",
+    ),
+    Bug(
+        "a wait for the phase before",
+        "conv2d",
+        "wgmma",
+        "small_map",
+        "barrier_wait(full + step % STAGES, step / STAGES & 1)",
+        "barrier_wait(full + step % STAGES, (step / STAGES + 1) & 1)",
+    ),
+];
