@@ -15,6 +15,7 @@ pub mod error;
 pub mod groups;
 pub mod html;
 mod measure;
+pub mod occupancy;
 mod report;
 mod roofs;
 pub mod stats;

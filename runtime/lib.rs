@@ -10,6 +10,7 @@
 pub mod arena;
 pub mod backend;
 mod cache;
+pub mod cubin;
 mod device;
 mod error;
 mod graph;

@@ -1,0 +1,2 @@
+extern "C" __global__ void __launch_bounds__(256) average(float* x, int n) { __shared__ float s[300]; s[threadIdx.x] = x[threadIdx.x]; __syncthreads(); x[blockIdx.x] = s[(threadIdx.x + 1) % 256] * n; }
+extern "C" __global__ void pick(float* x, int n) { float a[100]; for (int i = 0; i < 100; i++) a[i] = x[i]; x[0] = a[n]; extern __shared__ float own[]; own[n] = 1; __syncthreads(); x[1] = own[n + 1]; }
