@@ -54,6 +54,16 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A value that lies within another one does not begin where the device can bind memory.
+    #[error("{node}: a part begins at byte {offset}, where this device binds at multiples of {align}")]
+    Misaligned {
+        /// Path of the node, or name of the operand.
+        node: String,
+        /// First byte of the part.
+        offset: u64,
+        /// The device's multiple.
+        align: u64,
+    },
     /// A kernel source was refused by the device's compiler.
     #[error("{file}: the device's compiler refused it: {message}")]
     Compile {

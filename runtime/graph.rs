@@ -1,10 +1,11 @@
 //! A graph: values, and nodes that make them, in the order in which they run.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::op::{Cost, Op};
-use crate::tensor::TensorDesc;
+use crate::tensor::{Shape, TensorDesc};
 use crate::weight::Weight;
 
 /// A tensor of a graph, before it has memory.
@@ -28,6 +29,15 @@ pub enum Origin {
     Weight(Weight),
     /// Made by the node of this index.
     Node(usize),
+    /// Items of another value, where they lie: no node makes them.
+    Part {
+        /// The value.
+        of: Value,
+        /// The first of its items along the outermost axis.
+        first: usize,
+    },
+    /// Results of nodes one behind the other along the outermost axis: each is written where it lies in the whole.
+    Joined(Vec<Value>),
 }
 
 /// One op applied to values.
@@ -113,6 +123,86 @@ impl Graph {
         Ok(output)
     }
 
+    /// Items `first..first + count` of a value along its outermost axis, where they lie: no launch, no copy.
+    ///
+    /// # Errors
+    /// Items that the value does not have; a weight, which may lie in another layout than its shape says.
+    pub fn part(&mut self, of: Value, first: usize, count: usize) -> Result<Value> {
+        let desc = self.desc(of);
+        let items = desc.shape.dims().first().copied().unwrap_or(0);
+        if count == 0 || first.checked_add(count).is_none_or(|end| end > items) {
+            let reason = format!("{count} items of {desc} from {first} on");
+            return Err(Error::Mismatch { node: self.name_of(of).into(), op: "part", reason });
+        }
+        if matches!(self.origin(of), Origin::Weight(_)) {
+            let reason = "a weight is bound as a whole".into();
+            return Err(Error::Mismatch { node: self.name_of(of).into(), op: "part", reason });
+        }
+        if count == items {
+            return Ok(of);
+        }
+        let desc = TensorDesc { shape: with_items(desc, count)?, ..desc };
+        Ok(self.push(desc, Origin::Part { of, first }))
+    }
+
+    /// Results of nodes, one behind the other along the outermost axis, as one value. Their nodes write to where they lie in
+    /// it: no launch, no copy.
+    ///
+    /// # Errors
+    /// Values that no node makes, that are part of a whole already, or that differ in more than the outermost axis.
+    pub fn join(&mut self, parts: &[Value]) -> Result<Value> {
+        let Some(&first) = parts.first() else { return Err(Error::Call("nothing to join".into())) };
+        let desc = self.desc(first);
+        let fail = |graph: &Graph, v: Value, reason: String| {
+            Err(Error::Mismatch { node: graph.name_of(v).into(), op: "join", reason })
+        };
+        let (mut items, mut seen) = (0, HashSet::new());
+        for &v in parts {
+            let own = self.desc(v);
+            let inner = |d: &TensorDesc| d.shape.dims().get(1..).map(<[usize]>::to_vec);
+            if own.dtype != desc.dtype || inner(&own).is_none() || inner(&own) != inner(&desc) {
+                return fail(self, v, format!("{own} behind {desc}"));
+            }
+            if !matches!(self.origin(v), Origin::Node(_)) || !seen.insert(v) {
+                return fail(self, v, "not the result of a node of its own".into());
+            }
+            items += own.shape[0];
+        }
+        let taken =
+            |value: &ValueInfo| matches!(&value.origin, Origin::Joined(of) if of.iter().any(|v| seen.contains(v)));
+        if self.values.iter().any(taken) {
+            return fail(self, first, "part of a whole already".into());
+        }
+        if parts.len() == 1 {
+            return Ok(first);
+        }
+        let desc = TensorDesc { shape: with_items(desc, items)?, ..desc };
+        Ok(self.push(desc, Origin::Joined(parts.to_vec())))
+    }
+
+    /// For every value that lies within another one: which, and from which byte on.
+    pub(crate) fn homes(&self) -> HashMap<Value, (Value, u64)> {
+        let mut homes = HashMap::new();
+        for (i, value) in self.values.iter().enumerate() {
+            match &value.origin {
+                Origin::Part { of, first } => {
+                    let whole = self.desc(*of);
+                    let item = whole.bytes() / whole.shape[0].max(1) as u64;
+                    homes.insert(Value(i as u32), (*of, item * *first as u64));
+                }
+                Origin::Joined(parts) => {
+                    let mut offset = 0;
+                    for part in parts {
+                        homes.insert(*part, (Value(i as u32), offset));
+                        offset += self.desc(*part).bytes();
+                    }
+                }
+                _ => {}
+            }
+        }
+        homes
+    }
+
     /// Makes a value a result of the run, in the order of the calls.
     pub fn output(&mut self, name: impl Into<String>, value: Value) {
         self.outputs.push((name.into(), value));
@@ -124,10 +214,18 @@ impl Graph {
         let mut needed = vec![false; self.values.len()];
         let kept = self.inputs.iter().chain(&self.states).chain(self.outputs.iter().map(|(_, v)| v));
         kept.for_each(|v| needed[v.0 as usize] = true);
-        for node in self.nodes.iter().rev() {
-            if needed[node.output.0 as usize] {
-                node.inputs.iter().for_each(|v| needed[v.0 as usize] = true);
+        // A value comes after everything that it is made of.
+        for i in (0..self.values.len()).rev() {
+            if !needed[i] {
+                continue;
             }
+            let of: &[Value] = match &self.values[i].origin {
+                Origin::Node(n) => &self.nodes[*n].inputs,
+                Origin::Part { of, .. } => std::slice::from_ref(of),
+                Origin::Joined(parts) => parts,
+                _ => &[],
+            };
+            of.iter().for_each(|v| needed[v.0 as usize] = true);
         }
         let mut graph = Graph::new();
         let mut places = vec![Value(u32::MAX); self.values.len()];
@@ -140,6 +238,8 @@ impl Graph {
                     graph.nodes.push(Node { inputs, output, ..node.clone() });
                     Origin::Node(graph.nodes.len() - 1)
                 }
+                Origin::Part { of, first } => Origin::Part { of: places[of.0 as usize], first: *first },
+                Origin::Joined(parts) => Origin::Joined(parts.iter().map(|v| places[v.0 as usize]).collect()),
                 other => other.clone(),
             };
             places[i] = graph.push(value.desc, origin);
@@ -181,6 +281,8 @@ impl Graph {
             Origin::Input { name } | Origin::State { name } => name,
             Origin::Weight(w) => w.name(),
             Origin::Node(i) => &self.nodes[*i].path,
+            Origin::Part { of, .. } => self.name_of(*of),
+            Origin::Joined(parts) => parts.first().map_or("", |v| self.name_of(*v)),
         }
     }
 
@@ -194,4 +296,11 @@ impl Graph {
     pub fn weight_bytes(&self) -> u64 {
         self.values.iter().filter(|v| matches!(v.origin, Origin::Weight(_))).map(|v| v.desc.bytes()).sum()
     }
+}
+
+/// The extents of a tensor with so many items along its outermost axis.
+fn with_items(desc: TensorDesc, items: usize) -> Result<Shape> {
+    let mut extents = desc.shape.dims().to_vec();
+    extents[0] = items;
+    Shape::new(&extents)
 }

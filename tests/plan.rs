@@ -1,9 +1,10 @@
 //! Plans of full-size networks, with no weights and no device: launches, memory and work.
 
 use muybridge::presets::Preset;
-use muybridge::runtime::PlanReport;
+use muybridge::runtime::{Graph, PlanReport, TensorDesc};
 use muybridge::{
-    ControlNet, DType, Device, FusionBlocks, ReferenceShape, Result, Tiling, Unet, UnetShape, Vae, VaeShape, Weights,
+    ControlNet, DType, Device, FusionBlocks, HostTensor, Plan, ReferenceShape, Result, Tiling, Unet, UnetShape, Vae,
+    VaeShape, Weights,
 };
 
 /// The kernel languages that every network must be plannable in.
@@ -194,5 +195,64 @@ fn operands_that_do_not_fit_are_named() -> Result<()> {
     assert!(message(plan.run(&[])).contains("latents"));
     assert!(message(plan.run(&[&zeros([1, 8, 9, 4])?])).contains("[1, 8, 9, 4]"));
     assert!(message(plan.run(&[&zeros([1, 8, 8, 4])?])).contains("cpu"), "a tensor of another device");
+    Ok(())
+}
+
+/// What lies within another value gives the same numbers, and takes no memory of its own.
+#[test]
+fn parts_lie_within_wholes() -> Result<()> {
+    let scale = |by: f32| muybridge::kernels::Elementwise::Scale(by);
+    let build = |portions: &[usize]| -> Result<Graph> {
+        let mut g = Graph::new();
+        let x = g.input("x", TensorDesc::new([7, 2, 16], DType::F32));
+        let x = g.node("first", scale(2.0), &[x])?;
+        let (mut first, mut parts) = (0, Vec::new());
+        for n in portions {
+            let part = g.part(x, first, *n)?;
+            let h = g.node("wide", muybridge::kernels::Layout::Concat, &[part, part])?;
+            let h = g.node("wider", muybridge::kernels::Layout::Concat, &[h, h])?;
+            let h = g.node("narrow", muybridge::kernels::Layout::Slice { from: 8, to: 24 }, &[h])?;
+            parts.push(g.node("last", scale(0.5), &[h])?);
+            first += n;
+        }
+        let joined = g.join(&parts)?;
+        g.output("y", joined);
+        // A part of a whole that is read after all of it was written.
+        let tail = g.part(joined, 5, 2)?;
+        let tail = g.node("tail", scale(-1.0), &[tail])?;
+        g.output("tail", tail);
+        Ok(g.pruned())
+    };
+    let device = Device::open("cpu")?;
+    let x = HostTensor::from_fn([7, 2, 16], |i| i as f32);
+    let mut results = Vec::new();
+    for portions in [&[7][..], &[3, 3, 1], &[2, 3, 2]] {
+        let plan = Plan::new(&build(portions)?, &device)?;
+        plan.poison()?;
+        results.push((plan.run_host(&[&x])?, plan.report().arena));
+    }
+    for (values, arena) in &results[1..] {
+        assert!(values.iter().zip(&results[0].0).all(|(a, b)| a.to_f32() == b.to_f32()));
+        assert!(*arena < results[0].1, "{arena}");
+    }
+    let whole = &results[0].0;
+    let tail: Vec<f32> = whole[0].to_f32()[5 * 32..].iter().map(|v| -v).collect();
+    assert_eq!(whole[1].to_f32(), tail);
+    let mut g = Graph::new();
+    let x = g.input("x", TensorDesc::new([3, 5], DType::F32));
+    let refused = |r: Result<_, muybridge::runtime::Error>| r.unwrap_err().to_string();
+    assert!(refused(g.part(x, 2, 2)).contains("2 items"));
+    assert!(refused(g.join(&[x, x])).contains("not the result of a node"));
+    let a = g.node("a", scale(1.0), &[x])?;
+    let b = g.part(a, 0, 1)?;
+    assert!(refused(g.join(&[a, b])).contains("not the result of a node"));
+    let c = g.node("c", scale(1.0), &[b])?;
+    g.join(&[a, c])?;
+    assert!(refused(g.join(&[c])).contains("already"));
+    // Rows of 20 bytes cannot be bound one by one.
+    let one = g.part(x, 1, 1)?;
+    let one = g.node("one", scale(1.0), &[one])?;
+    g.output("one", one);
+    assert!(Plan::new(&g, &device).unwrap_err().to_string().contains("multiples of"));
     Ok(())
 }

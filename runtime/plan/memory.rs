@@ -1,6 +1,6 @@
 //! Memory of a plan: activations in one arena, states and weights in buffers of their own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::PlanOptions;
@@ -48,7 +48,8 @@ impl Memory {
         options: &PlanOptions,
         shared: &[Arc<dyn Buffer>],
     ) -> Result<Memory> {
-        let (owners, lifetimes) = lifetimes(graph, lowered, options.guard > 0);
+        let homes = graph.homes();
+        let (owners, lifetimes) = lifetimes(graph, lowered, &homes, options.guard > 0);
         let caps = device.caps();
         let align = caps.binding_align.max(16);
         let guard = options.guard.next_multiple_of(align);
@@ -112,8 +113,25 @@ impl Memory {
             memory.state_bytes += bytes;
             memory.spans.insert(*v, Span { buffer, offset: 0, bytes });
         }
+        memory.place_parts(graph, &homes, align)?;
         memory.place_weights(graph, device, lowered)?;
         Ok(memory)
+    }
+
+    /// Gives what lies within other values its bytes of theirs.
+    fn place_parts(&mut self, graph: &Graph, homes: &Homes, align: u64) -> Result<()> {
+        for v in homes.keys() {
+            let (root, offset) = home(homes, *v);
+            let Some(whole) = self.spans.get(&root) else { continue };
+            if !offset.is_multiple_of(align) {
+                let node = graph.name_of(*v).into();
+                return Err(Error::Misaligned { node, offset, align });
+            }
+            let span =
+                Span { buffer: whole.buffer.clone(), offset: whole.offset + offset, bytes: graph.desc(*v).bytes() };
+            self.spans.insert(*v, span);
+        }
+        Ok(())
     }
 
     fn place_weights(&mut self, graph: &Graph, device: &Device, lowered: &[Lowered]) -> Result<()> {
@@ -182,14 +200,29 @@ impl Owner {
     }
 }
 
+/// For every value that lies within another one: which, and from which byte on.
+type Homes = HashMap<Value, (Value, u64)>;
+
+/// The value that has memory of its own for this one, and the byte within.
+fn home(homes: &Homes, mut v: Value) -> (Value, u64) {
+    let mut from = 0;
+    while let Some((whole, offset)) = homes.get(&v) {
+        (v, from) = (*whole, from + offset);
+    }
+    (v, from)
+}
+
 /// Who needs arena memory, and when. `forever` keeps everything apart for good.
-fn lifetimes(graph: &Graph, lowered: &[Lowered], forever: bool) -> (Vec<Owner>, Vec<Lifetime>) {
+fn lifetimes(graph: &Graph, lowered: &[Lowered], homes: &Homes, forever: bool) -> (Vec<Owner>, Vec<Lifetime>) {
     let end = graph.nodes.len();
+    let root = |v: Value| home(homes, v).0;
     let mut last: HashMap<Value, usize> = HashMap::new();
     for (i, node) in graph.nodes.iter().enumerate() {
-        last.extend(node.inputs.iter().map(|v| (*v, i)));
+        // What nobody reads is written all the same.
+        last.insert(root(node.output), i);
+        last.extend(node.inputs.iter().map(|v| (root(*v), i)));
     }
-    last.extend(graph.outputs.iter().map(|(_, v)| (*v, end)));
+    last.extend(graph.outputs.iter().map(|(_, v)| (root(*v), end)));
     let (mut owners, mut lifetimes) = (Vec::new(), Vec::new());
     let mut add = |owner, first: usize, last: usize, bytes| {
         owners.push(owner);
@@ -199,9 +232,12 @@ fn lifetimes(graph: &Graph, lowered: &[Lowered], forever: bool) -> (Vec<Owner>, 
     for v in &graph.inputs {
         add(Owner::Value(*v), 0, last.get(v).copied().unwrap_or(0), graph.desc(*v).bytes());
     }
+    let mut begun = HashSet::new();
     for (i, (node, l)) in graph.nodes.iter().zip(lowered).enumerate() {
-        let bytes = graph.desc(node.output).bytes();
-        add(Owner::Value(node.output), i, last.get(&node.output).copied().unwrap_or(i), bytes);
+        let whole = root(node.output);
+        if begun.insert(whole) {
+            add(Owner::Value(whole), i, last.get(&whole).copied().unwrap_or(i), graph.desc(whole).bytes());
+        }
         if l.lowering.scratch > 0 {
             add(Owner::Scratch(i), i, i, l.lowering.scratch);
         }
