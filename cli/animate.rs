@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use muybridge::context::{Between, Weighting};
 use muybridge::loaders::{FrameRate, Frames, Guidance, Picture, VideoWriter, read_tensors, write_tensors};
-use muybridge::pipelines::{
-    AnimateInput, AnimateOptions, Animator, Checkpoint, Components, Event, Flow, Motion, Stage,
-};
-use muybridge::{DType, Device, Error, HostTensor};
+use muybridge::pipelines::{AnimateInput, AnimateOptions, Animator, Checkpoint, Components, Event, Flow, Motion};
+use muybridge::{DType, Error, HostTensor};
 
+use crate::parsed::{Size, bytes, dtype_for};
+use crate::progress::Shown;
 use crate::table::say;
-use crate::{DeviceArgs, Failure, interrupt};
+use crate::{DeviceArgs, Failure};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -79,34 +78,10 @@ pub struct Args {
     device: DeviceArgs,
 }
 
-/// Width and height.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Size(usize, usize);
-
-impl std::str::FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Size, String> {
-        let parts = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
-        parts.map(|(w, h)| Size(w, h)).ok_or_else(|| format!("{text:?} is not of the form WxH, as in 512x768"))
-    }
-}
-
-/// A number of bytes: `4.5G` is 4,500,000,000, `4Gi` is 2^32.
-pub fn bytes(text: &str) -> Result<u64, String> {
-    let units =
-        [("Ki", 1u64 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("K", 1000), ("M", 1_000_000), ("G", 1_000_000_000)];
-    let bare = text.strip_suffix('B').unwrap_or(text);
-    let found = units.iter().find_map(|(name, size)| Some((bare.strip_suffix(name)?, *size)));
-    let (number, unit) = found.unwrap_or((bare, 1));
-    let value = number.trim().parse::<f64>().ok().map(|n| n * unit as f64).filter(|n| (1.0..1e18).contains(n));
-    value.map(|n| n as u64).ok_or_else(|| format!("{text:?} is no number of bytes, such as 4.5G or 800M"))
-}
-
 /// Makes the video. Interrupted, it keeps what is done beside the output, and the same command goes on from there.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let device = args.device.open()?;
-    let dtype = args.dtype.unwrap_or(default_dtype(&device));
+    let dtype = dtype_for(args.dtype, &device);
     let components = Components::open(&args.model, dtype)?;
     let (motion, rate) = read_motion(args, &components.kinds())?;
     let frames = motion.first().map_or(0, |m| m.frames.len());
@@ -126,22 +101,14 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     input.resume = state.read()?;
-    let mut job = Job {
-        bar: None,
-        pictures: state.finished(input.resume.as_ref())?,
-        preview: args.preview.as_deref(),
-        failure: None,
-        state: &mut state,
-    };
+    let pictures = state.finished(input.resume.as_ref())?;
+    let mut job = Job { shown: Shown::new(args.preview.as_deref(), false), pictures, state: &mut state };
     if let Some(done) = &mut input.resume {
         done.frames = job.pictures.len();
         eprintln!("going on after step {} and {} frames", done.steps, done.frames);
     }
-    let ran = animator.run(&input, &mut |event| job.hear(event));
-    job.end();
-    if let Some(failure) = job.failure.take() {
-        return Err(failure);
-    }
+    let ran = animator.run(&input, &mut |event| job.hear(&event));
+    job.shown.end()?;
     let pictures = std::mem::take(&mut job.pictures);
     if let Err(Error::Interrupted) = ran {
         return Err(Failure(state.keep(&pictures)?));
@@ -159,13 +126,9 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn default_dtype(device: &Device) -> DType {
-    if device.caps().f16 && !device.name().contains("cpu") { DType::F16 } else { DType::F32 }
-}
-
 fn options(args: &Args, kinds: &[String], frames: usize, dtype: DType) -> AnimateOptions {
     let champ = kinds.iter().all(|k| k != "pose");
-    let Size(width, height) = args.size.unwrap_or(if champ { Size(512, 512) } else { Size(512, 784) });
+    let Size([width, height]) = args.size.unwrap_or(Size(if champ { [512, 512] } else { [512, 784] }));
     AnimateOptions {
         width,
         height,
@@ -319,74 +282,26 @@ impl State {
     }
 }
 
-/// A run, as it is watched.
+/// A run, as it is watched and kept.
 struct Job<'a> {
-    bar: Option<(Stage, ProgressBar)>,
+    shown: Shown<'a>,
     pictures: Vec<Picture>,
-    preview: Option<&'a Path>,
-    failure: Option<Failure>,
     state: &'a mut State,
 }
 
 impl Job<'_> {
-    fn hear(&mut self, event: Event<'_>) -> Flow {
-        let heard = match event {
-            Event::Loaded(loaded) => {
-                self.say(&loaded.to_string());
-                Ok(())
-            }
-            Event::Progress(progress) => {
-                self.show(progress.stage, progress.done, progress.of);
-                Ok(())
-            }
-            Event::Step { step, latents, estimate, .. } => self.step(step + 1, latents, estimate),
+    fn hear(&mut self, event: &Event<'_>) -> Flow {
+        let kept = match event {
+            Event::Step { step, latents, .. } => self.state.step(step + 1, latents),
             Event::Frame { pixels, .. } => {
                 self.pictures.push(picture(pixels));
                 Ok(())
             }
             _ => Ok(()),
         };
-        match heard.and_then(|()| interrupt::check().map_err(|_| Failure(String::new()))) {
-            Ok(()) => Flow::Continue,
-            Err(Failure(message)) => {
-                // An empty message is Ctrl-C, which the run itself reports.
-                self.failure = (!message.is_empty()).then_some(Failure(message));
-                Flow::Stop
-            }
-        }
-    }
-
-    fn say(&self, text: &str) {
-        match &self.bar {
-            Some((_, bar)) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
-        }
-    }
-
-    fn show(&mut self, stage: Stage, done: usize, of: usize) {
-        if self.bar.as_ref().is_none_or(|(shown, _)| *shown != stage) {
-            self.end();
-            let template = "{msg:24} {bar:30} {pos}/{len} {elapsed} gone, {eta} left";
-            let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
-            let bar = ProgressBar::new(of as u64).with_style(style).with_message(stage.to_string());
-            self.bar = Some((stage, bar));
-        }
-        if let Some((_, bar)) = &self.bar {
-            bar.set_position(done as u64);
-        }
-    }
-
-    fn step(&mut self, steps: usize, latents: &HostTensor, estimate: Option<&HostTensor>) -> Result<(), Failure> {
-        self.state.step(steps, latents)?;
-        match self.preview {
-            Some(file) => Ok(preview(estimate.unwrap_or(latents)).write_png(file)?),
-            None => Ok(()),
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some((_, bar)) = self.bar.take() {
-            bar.finish_and_clear();
+        match self.shown.judge(kept) {
+            Flow::Continue => self.shown.hear(event),
+            Flow::Stop => Flow::Stop,
         }
     }
 }
@@ -396,43 +311,4 @@ fn picture(pixels: &HostTensor) -> Picture {
     let [_, height, width, channels] = [0, 1, 2, 3].map(|i| pixels.shape()[i]);
     let byte = |v: f32| (v * 255.0).round().clamp(0.0, 255.0) as u8;
     Picture { width, height, channels, pixels: pixels.to_f32().into_iter().map(byte).collect() }
-}
-
-/// About what four latent channels of Stable Diffusion 1.x mean in red, green and blue: a fit, for a glance only.
-const GLANCE: [[f32; 3]; 4] = [[0.35, 0.23, 0.32], [0.33, 0.50, 0.24], [-0.28, 0.18, 0.27], [-0.21, -0.26, -0.72]];
-
-/// The first, the middle and the last frame side by side, a pixel for each latent cell.
-fn preview(latents: &HostTensor) -> Picture {
-    let [frames, h, w, c] = [0, 1, 2, 3].map(|i| latents.shape()[i]);
-    let (values, shown) = (latents.to_f32(), [0, frames / 2, frames.saturating_sub(1)]);
-    let mut pixels = Vec::with_capacity(3 * 3 * h * w);
-    for (y, frame) in (0..h).flat_map(|y| shown.map(|f| (y, f))) {
-        for x in 0..w {
-            let cell = &values[((frame * h + y) * w + x) * c..][..c];
-            let mix = |rgb: usize| cell.iter().zip(GLANCE).map(|(v, row)| v * row[rgb]).sum::<f32>();
-            pixels.extend([0, 1, 2].map(|rgb| ((mix(rgb) / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0) as u8));
-        }
-    }
-    Picture { width: 3 * w, height: h, channels: 3, pixels }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_and_bytes_are_read_strictly() {
-        assert_eq!("512x768".parse(), Ok(Size(512, 768)));
-        assert!(["", "512", "x", "512x", "512x768x3"].iter().all(|t| t.parse::<Size>().is_err()));
-        assert_eq!(bytes("4.5G"), Ok(4_500_000_000));
-        assert_eq!((bytes("800MB"), bytes("4Gi"), bytes("7")), (Ok(800_000_000), Ok(1 << 32), Ok(7)));
-        assert!(["", "G", "-1G", "1T", "nan"].iter().all(|t| bytes(t).is_err()));
-    }
-
-    #[test]
-    fn a_preview_shows_three_frames() {
-        let latents = HostTensor::from_fn([5, 2, 3, 4], |i| (i as f32).sin());
-        let shown = preview(&latents);
-        assert_eq!((shown.width, shown.height, shown.pixels.len()), (9, 2, 54));
-    }
 }

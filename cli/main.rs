@@ -18,7 +18,10 @@ mod inspect;
 mod interrupt;
 mod kernels;
 mod motion;
+mod parsed;
 mod profile;
+mod progress;
+mod prompted;
 #[cfg(feature = "pull")]
 mod pull;
 mod run;

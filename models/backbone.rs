@@ -91,7 +91,7 @@ impl Backbone {
         let time = self.time_emb_proj.as_ref().map(|proj| proj.apply(g, e)).transpose()?;
         let time = time.map(|rows| repeat_rows(g, "time_emb_proj", rows, o.frames)).transpose()?;
         let norm_frames = if self.config.trunk.joint_norms { o.frames } else { 1 };
-        Ok(Conditions { time, context, frames: o.frames, norm_frames })
+        Conditions::new(time, context, o.frames, norm_frames).in_portions(g, o.at_a_time)
     }
 
     /// Keys and values of the reference's features as this network sees them, once per clip.

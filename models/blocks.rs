@@ -1,5 +1,8 @@
 //! The blocks of a UNet: one per resolution on the way down and up, and one in the middle.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use muybridge_loaders::Weights;
 use muybridge_runtime::{Graph, Value};
 
@@ -21,12 +24,94 @@ pub struct Conditions {
     pub frames: usize,
     /// Successive items that share the statistics of the residual blocks' norms: 1, or a clip's frames.
     pub norm_frames: usize,
+    /// Frames that spatial work is done for at a time, one portion after the other: all at once where there are none.
+    portions: Vec<Portion>,
 }
 
-impl Default for Conditions {
-    /// Nothing, for pictures.
-    fn default() -> Conditions {
-        Conditions { time: None, context: Context::default(), frames: 1, norm_frames: 1 }
+/// Successive frames of the one clip, and what their blocks read.
+#[derive(Clone, Debug)]
+struct Portion {
+    frames: usize,
+    conditions: Arc<Conditions>,
+}
+
+impl Conditions {
+    /// Times, and keys and values of the context, of clips of so many frames: 1 for pictures.
+    pub fn new(time: Option<Value>, context: Context, frames: usize, norm_frames: usize) -> Conditions {
+        Conditions { time, context, frames, norm_frames, portions: Vec::new() }
+    }
+
+    /// The same for one clip, whose spatial work is done for `at_a_time` frames at a time: no frame reads another there. All
+    /// frames of a clip have the same times and the same context.
+    ///
+    /// # Errors
+    /// Rows that cannot be cut.
+    pub fn in_portions(self, g: &mut Graph, at_a_time: usize) -> Result<Conditions> {
+        if at_a_time == 0 || at_a_time >= self.frames {
+            return Ok(self);
+        }
+        let mut made: BTreeMap<usize, Arc<Conditions>> = BTreeMap::new();
+        let mut portions = Vec::new();
+        for first in (0..self.frames).step_by(at_a_time) {
+            let frames = at_a_time.min(self.frames - first);
+            let conditions = match made.get(&frames) {
+                Some(conditions) => conditions.clone(),
+                None => Arc::new(self.first_rows(g, frames)?),
+            };
+            made.insert(frames, conditions.clone());
+            portions.push(Portion { frames, conditions });
+        }
+        Ok(Conditions { portions, ..self })
+    }
+
+    /// What the first frames read, and any others.
+    fn first_rows(&self, g: &mut Graph, frames: usize) -> Result<Conditions> {
+        let whole = self.frames;
+        let mut rows = |v: Value| -> Result<Value> {
+            match g.desc(v).shape[0] {
+                items if items == whole => Ok(g.part(v, 0, frames)?),
+                _ => Ok(v),
+            }
+        };
+        let mut context = self.context.clone();
+        context.mask = context.mask.map(&mut rows).transpose()?;
+        for row in context.constants.values_mut() {
+            *row = rows(*row)?;
+        }
+        let time = self.time.map(&mut rows).transpose()?;
+        Ok(Conditions { time, context, frames, norm_frames: self.norm_frames, portions: Vec::new() })
+    }
+
+    /// Builds spatial work `x [F,..]` → `[F,..]` portion by portion.
+    fn apply(
+        &self,
+        g: &mut Graph,
+        x: Source,
+        build: impl Fn(&mut Graph, Source, &Conditions) -> Result<Value>,
+    ) -> Result<Value> {
+        if self.portions.is_empty() {
+            return build(g, x, self);
+        }
+        let (mut first, mut parts) = (0, Vec::new());
+        for Portion { frames, conditions } in &self.portions {
+            let part = match x {
+                Source::One(x) => Source::One(g.part(x, first, *frames)?),
+                Source::Two(x, x2) => Source::Two(g.part(x, first, *frames)?, g.part(x2, first, *frames)?),
+            };
+            parts.push(build(g, part, conditions)?);
+            first += frames;
+        }
+        Ok(g.join(&parts)?)
+    }
+
+    /// Builds work on single rows `x [F,..]` → `[F,..]` portion by portion.
+    pub(crate) fn by_rows(
+        &self,
+        g: &mut Graph,
+        x: Value,
+        build: impl Fn(&mut Graph, Value) -> Result<Value>,
+    ) -> Result<Value> {
+        self.apply(g, x.into(), |g, x, _| build(g, x.first()))
     }
 }
 
@@ -47,14 +132,34 @@ impl Followers {
         })
     }
 
-    fn build(&self, g: &mut Graph, j: usize, mut x: Value, c: &Conditions) -> Result<Value> {
-        if let Some(attention) = self.attentions.get(j) {
-            x = attention.build(g, x, &c.context)?;
-        }
-        if let Some(module) = self.motion_modules.get(j) {
-            x = module.build(g, x, c.frames)?;
-        }
-        Ok(x)
+    /// The residual block `j` and what follows it.
+    fn build(
+        &self,
+        g: &mut Graph,
+        resnet: &ResnetBlock2D,
+        j: usize,
+        x: impl Into<Source>,
+        c: &Conditions,
+    ) -> Result<Value> {
+        let x = x.into();
+        let attend = |g: &mut Graph, x: Value, c: &Conditions| match self.attentions.get(j) {
+            Some(attention) => attention.build(g, x, &c.context),
+            None => Ok(x),
+        };
+        let x = if c.norm_frames == 1 {
+            c.apply(g, x, |g, x, c| {
+                let x = resnet.build_over(g, x, c.time, 1)?;
+                attend(g, x, c)
+            })?
+        } else {
+            // The norms of the residual block read all frames.
+            let x = resnet.build_over(g, x, c.time, c.norm_frames)?;
+            match self.attentions.get(j) {
+                Some(attention) => c.apply(g, x.into(), |g, x, c| attention.build(g, x.first(), &c.context))?,
+                None => x,
+            }
+        };
+        self.motion_modules.get(j).map_or(Ok(x), |module| module.build(g, x, c))
     }
 
     fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
@@ -104,8 +209,7 @@ impl DownBlock2D {
     /// Shapes that do not fit.
     pub fn build(&self, g: &mut Graph, mut x: Value, c: &Conditions, skips: &mut Vec<Value>) -> Result<Value> {
         for (j, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.build_over(g, x, c.time, c.norm_frames)?;
-            x = self.followers.build(g, j, x, c)?;
+            x = self.followers.build(g, resnet, j, x, c)?;
             skips.push(x);
         }
         if let Some(downsampler) = &self.downsampler {
@@ -142,8 +246,7 @@ impl MidBlock2D {
     /// Shapes that do not fit.
     pub fn build(&self, g: &mut Graph, mut x: Value, c: &Conditions) -> Result<Value> {
         for (j, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.build_over(g, x, c.time, c.norm_frames)?;
-            x = self.followers.build(g, j, x, c)?;
+            x = self.followers.build(g, resnet, j, x, c)?;
         }
         Ok(x)
     }
@@ -189,8 +292,7 @@ impl UpBlock2D {
     pub fn build(&self, g: &mut Graph, mut x: Value, c: &Conditions, skips: &mut Vec<Value>) -> Result<Value> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().ok_or_else(|| Error::call("UpBlock2D", "more residual blocks than skips"))?;
-            x = resnet.build_over(g, Source::Two(x, skip), c.time, c.norm_frames)?;
-            x = self.followers.build(g, j, x, c)?;
+            x = self.followers.build(g, resnet, j, Source::Two(x, skip), c)?;
         }
         match (&self.upsampler, skips.last()) {
             (Some(upsampler), Some(next)) => upsampler.upsample(g, x, map_size(g, *next)),

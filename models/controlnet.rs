@@ -193,7 +193,7 @@ impl ControlNet {
         let g = &mut s.step;
         let time = self.time_emb_proj.as_ref().map(|proj| proj.apply(g, e)).transpose()?;
         let time = time.map(|rows| repeat_rows(g, "time_emb_proj", rows, o.frames)).transpose()?;
-        let c = Conditions { time, context, ..Conditions::default() };
+        let c = Conditions::new(time, context, o.frames, 1).in_portions(g, o.at_a_time)?;
         let x = self.conv_in.add(g, o.sample, cond)?;
         let (skips, x) = self.trunk.down(g, x, &c)?;
         let mid = self.trunk.mid(g, x, &c)?;

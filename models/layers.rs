@@ -26,6 +26,13 @@ impl From<Value> for Source {
 }
 
 impl Source {
+    /// The tensor, or the first of two.
+    pub(crate) fn first(self) -> Value {
+        match self {
+            Source::One(x) | Source::Two(x, _) => x,
+        }
+    }
+
     fn operands(self) -> Vec<Value> {
         match self {
             Source::One(x) => vec![x],

@@ -8,6 +8,7 @@ use muybridge_kernels as ops;
 use muybridge_loaders::Weights;
 use muybridge_runtime::{Graph, HostTensor, Value};
 
+use crate::blocks::Conditions;
 use crate::error::{Error, Result};
 use crate::layers::{GroupNorm, LayerNorm, Linear};
 use crate::transformer::FeedForward;
@@ -145,12 +146,14 @@ impl TemporalBlock {
         })
     }
 
-    fn build(&self, g: &mut Graph, mut x: Value, frames: usize) -> Result<Value> {
+    fn build(&self, g: &mut Graph, mut x: Value, c: &Conditions) -> Result<Value> {
         for attention in &self.attentions {
-            x = attention.add(g, x, frames)?;
+            x = attention.add(g, x, c.frames)?;
         }
-        let h = self.ff_norm.apply(g, x)?;
-        self.ff.add(g, h, x)
+        c.by_rows(g, x, |g, x| {
+            let h = self.ff_norm.apply(g, x)?;
+            self.ff.add(g, h, x)
+        })
     }
 }
 
@@ -192,11 +195,11 @@ impl TemporalTransformer {
     ///
     /// # Errors
     /// Shapes that do not fit; more frames than the module has positions for.
-    pub fn build(&self, g: &mut Graph, x: Value, frames: usize) -> Result<Value> {
-        let h = self.norm.over(if self.joint_norm { frames } else { 1 }).apply(g, x)?;
+    pub fn build(&self, g: &mut Graph, x: Value, c: &Conditions) -> Result<Value> {
+        let h = self.norm.over(if self.joint_norm { c.frames } else { 1 }).apply(g, x)?;
         let mut h = self.proj_in.apply(g, h)?;
         for block in &self.transformer_blocks {
-            h = block.build(g, h, frames)?;
+            h = block.build(g, h, c)?;
         }
         self.proj_out.add(g, h, x)
     }

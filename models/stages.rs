@@ -46,6 +46,9 @@ pub struct UnetShape {
     pub pose_features: bool,
     /// Features of a reference network come as the operands `reference.PATH`, a map for each transformer block.
     pub reference: Option<ReferenceShape>,
+    /// Frames of the one clip that spatial work is done for at a time, which takes less memory and more launches; 0 for all.
+    /// Only motion modules, and norms over all frames, read several frames.
+    pub at_a_time: usize,
 }
 
 /// Features of a reference network that a denoising network reads.
@@ -80,6 +83,7 @@ impl Default for UnetShape {
             shared: false,
             pose_features: false,
             reference: None,
+            at_a_time: 0,
         }
     }
 }
@@ -167,6 +171,8 @@ pub struct Operands {
     pub shared: bool,
     /// Features of a reference network.
     pub reference: Option<ReferenceShape>,
+    /// Frames that spatial work is done for at a time; 0 for all.
+    pub at_a_time: usize,
 }
 
 impl Operands {
@@ -176,6 +182,10 @@ impl Operands {
     /// The shape asks for what the configuration does not have.
     pub fn declare(s: &mut Stages, shape: &UnetShape, c: &TrunkConfig, context: usize) -> Result<Operands> {
         shape.check()?;
+        if shape.at_a_time > 0 && shape.batch > 1 {
+            let reason = format!("{} frames at a time of {} clips: wanted one clip", shape.at_a_time, shape.batch);
+            return Err(Error::call("UNet2DConditionModel", reason));
+        }
         let UnetShape { batch: b, height: h, width: w, dtype, .. } = *shape;
         let (once, step) = (&mut s.once, &mut s.step);
         let full = |extents: [usize; 2]| TensorDesc::new(extents, DType::F32);
@@ -206,6 +216,7 @@ impl Operands {
             frames: shape.frames,
             shared: shape.shared,
             reference: shape.reference,
+            at_a_time: shape.at_a_time,
         };
         if shape.pose_features {
             let finest = c.levels.first().map_or(0, |l| l.channels);

@@ -105,8 +105,13 @@ fn a_limit_of_memory_is_kept_or_refused_with_the_least_that_can_be() -> Result<(
     let limited = |limit| AnimateOptions { max_memory: Some(limit), ..options() };
     let (scarce, in_turn) = run(&limited(plenty.peak() - 1), &input(), 0)?;
     assert_eq!(scarce.halves, Halves::InTurn);
-    assert!(scarce.peak() < plenty.peak());
+    assert!(scarce.peak() < plenty.peak() && scarce.spatial_frames.is_none());
     let d = difference(&whole.frames, &in_turn.frames);
+    assert!(d < 1e-4, "{d}");
+    let (portions, in_portions) = run(&limited(scarce.of(Stage::Denoising) - 1), &input(), 0)?;
+    assert_eq!((portions.halves, portions.spatial_frames), (Halves::InTurn, Some(2)), "{portions}");
+    assert!(portions.of(Stage::Denoising) < scarce.of(Stage::Denoising));
+    let d = difference(&whole.frames, &in_portions.frames);
     assert!(d < 1e-4, "{d}");
     let refused = run(&limited(1000), &input(), 0).unwrap_err().to_string();
     assert!(refused.contains("the least") && refused.contains("1000"), "{refused}");
@@ -190,6 +195,10 @@ fn published_networks_stay_within_their_memory() -> Result<()> {
     let limited = video(false, 24, Some(4_500_000_000))?;
     println!("{limited}");
     assert!(limited.peak() <= 4_500_000_000 && limited.tiling.is_none(), "{limited}");
+    assert_eq!((limited.halves, limited.spatial_frames), (Halves::InTurn, None));
+    let tight = video(false, 24, Some(limited.of(Stage::Denoising) - 1))?;
+    println!("{tight}");
+    assert!(tight.spatial_frames.is_some() && tight.peak() < limited.of(Stage::Denoising), "{tight}");
     // Ten times the frames take nothing more on the device: latents and features of all frames wait on the host.
     let long = video(false, 240, Some(4_500_000_000))?;
     assert_eq!(long.peak(), limited.peak(), "{long}");

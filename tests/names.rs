@@ -10,8 +10,8 @@ use muybridge::clip::ClipTextShape;
 use muybridge::presets::{PRESETS, Preset};
 use muybridge::runtime::{DType, Device, PlanReport};
 use muybridge::{
-    ClipText, ClipVision, Config, ControlNet, GuidanceEncoder, GuiderConfig, PoseGuider, ReferenceNet, Result, Tiling,
-    Unet, UnetShape, Vae, VaeShape, Weights,
+    ClipText, ClipVision, Config, ControlNet, Guider, GuiderConfig, GuiderKind, ReferenceNet, Result, Tiling, Unet,
+    UnetShape, Vae, VaeShape, Weights,
 };
 
 type Names = BTreeMap<String, Vec<usize>>;
@@ -71,16 +71,18 @@ fn networks_ask_for_the_tensors_of_the_published_files() {
 fn guiders_ask_for_the_tensors_of_the_published_files() {
     let device = Device::open("trace:cpu").unwrap();
     let (pose, guidance) = (names("pose_guider.tsv"), names("champ_guidance_encoder.tsv"));
-    let guider = PoseGuider::with(GuiderConfig::default(), &source(&pose), &device).unwrap();
+    let guider = Guider::with(GuiderKind::Pose, GuiderConfig::default(), &source(&pose), &device).unwrap();
     assert_eq!(guider.load_report().used.len(), pose.len());
     // Of 149 tensors it reads the convolutions and the last of the transformers.
-    let open =
-        |names: &Names| GuidanceEncoder::with(GuiderConfig::default(), GuidanceEncoder::HEADS, &source(names), &device);
+    let open = |names: &Names| Guider::with(GuiderKind::Guidance, GuiderConfig::default(), &source(names), &device);
     assert_eq!(open(&guidance).unwrap().load_report().used.len(), 16 + 19);
     let published: Names = guidance.into_iter().filter(|(n, _)| !n.starts_with("guidance_attention")).collect();
     assert_eq!(open(&published).unwrap().load_report().used.len(), 16 + 19);
-    let last = published.into_iter().filter(|(n, _)| !n.starts_with("attentions.5")).collect();
-    assert!(open(&last).unwrap_err().to_string().contains("attentions.5.norm.weight"));
+    let last = published.iter().filter(|(n, _)| !n.starts_with("attentions.5")).map(|(n, s)| (n.clone(), s.clone()));
+    assert!(open(&last.collect()).unwrap_err().to_string().contains("attentions.5.norm.weight"));
+    let bare: Names = published.into_iter().filter(|(n, _)| !n.starts_with("attentions")).collect();
+    let bare = open(&bare).unwrap();
+    assert!(bare.load_report().used.len() == 16 && !bare.attends());
 }
 
 #[test]

@@ -11,8 +11,7 @@ use super::guiders::{clips_of, frames_of};
 use super::unet2d::run_plan;
 use crate::backbone::FusionBlocks;
 use crate::error::Result;
-use crate::guidance_encoder::GuidanceEncoder;
-use crate::pose_guider::{GuiderShape, PoseGuider};
+use crate::guider::{Guider, GuiderKind, GuiderShape};
 use crate::referencenet::ReferenceNet;
 use crate::stages::{ReferenceShape, UnetShape};
 use crate::unet::Unet;
@@ -100,7 +99,7 @@ fn pose_features(call: &Call<'_>) -> Result<Option<HostTensor>> {
     if call.has("pose_pixels") {
         let (config, weights) = call.component("pose_guider")?;
         let (pixels, extents) = frames_of(call, "pose_pixels")?;
-        let plan = PoseGuider::of(&config, weights, call.device)?.plan(shape(extents))?;
+        let plan = Guider::of(GuiderKind::Pose, &config, &weights, call.device)?.plan(shape(extents))?;
         return Ok(plan.run_host(&[&pixels])?.pop());
     }
     let types = call.record.args.get("guidance_types").and_then(Json::as_array).cloned().unwrap_or_default();
@@ -108,7 +107,7 @@ fn pose_features(call: &Call<'_>) -> Result<Option<HostTensor>> {
     for name in types.iter().filter_map(Json::as_str) {
         let (config, weights) = call.component(&format!("guidance_encoder_{name}"))?;
         let (pixels, extents) = frames_of(call, &format!("guidance.{name}"))?;
-        let plan = GuidanceEncoder::of(&config, weights, call.device)?.plan(shape(extents))?;
+        let plan = Guider::of(GuiderKind::Guidance, &config, &weights, call.device)?.plan(shape(extents))?;
         let features = plan.run_host(&[&pixels])?.pop();
         sum = match (sum, features) {
             (Some(a), Some(b)) => Some(added(&a, &b)),

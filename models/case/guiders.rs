@@ -6,8 +6,7 @@ use muybridge_runtime::{DType, HostTensor};
 
 use super::Call;
 use crate::error::Result;
-use crate::guidance_encoder::GuidanceEncoder;
-use crate::pose_guider::{GuiderShape, PoseGuider};
+use crate::guider::{Guider, GuiderKind, GuiderShape};
 
 pub(super) fn run(call: &Call<'_>) -> Result<BTreeMap<String, HostTensor>> {
     if call.record.op != "forward" {
@@ -16,10 +15,8 @@ pub(super) fn run(call: &Call<'_>) -> Result<BTreeMap<String, HostTensor>> {
     let (config, weights) = call.component("")?;
     let (pixels, [clips, frames, height, width]) = frames_of(call, "pixels")?;
     let shape = GuiderShape { frames: clips * frames, height, width, dtype: call.dtype };
-    let plan = match call.case.kind() {
-        "aa_pose_guider" => PoseGuider::of(&config, weights, call.device)?.plan(shape)?,
-        _ => GuidanceEncoder::of(&config, weights, call.device)?.plan(shape)?,
-    };
+    let kind = if call.case.kind() == "aa_pose_guider" { GuiderKind::Pose } else { GuiderKind::Guidance };
+    let plan = Guider::of(kind, &config, &weights, call.device)?.plan(shape)?;
     let results = plan.run_host(&[&pixels])?;
     let [features] = &results[..] else { return Err(call.wrong("the guider has other results")) };
     Ok([("features".to_string(), clips_of(features, clips)?)].into())

@@ -9,13 +9,14 @@ use muybridge_runtime::{DType, Device, HostTensor, Tensor};
 use super::components::Components;
 use super::decode::FrameDecoder;
 use super::denoise::Denoiser;
-use super::memory::{MemoryPlan, Planner};
-use super::stages::{FrameFeatures, Size, embed, encode, pixels, reference, reference_plan, rgb};
+use super::memory::MemoryPlan;
+use super::planner::Planner;
+use super::stages::{FrameFeatures, Size, embed, encode, filter, pixels, reference, reference_plan, rgb};
 use super::watch::{Clock, Event, Flow, Stage, Watch};
 use crate::context::{Between, Weighting, Windows, interpolate};
 use crate::error::{Error, Result};
+use crate::guider::GuiderShape;
 use crate::noise::{NoiseSource, TorchCpu};
-use crate::pose_guider::GuiderShape;
 use crate::resize::{Filter, Picture, Resize};
 use crate::schedulers::{Run, Scheduler, StepInput};
 
@@ -280,8 +281,9 @@ impl Animator {
             watch.tell(Event::Loaded(&loaded))?;
             let (height, width, dtype) = (self.size.height, self.size.width, self.options.dtype);
             let mut plan = None;
-            for (i, pictures) in motion.frames.chunks(self.memory.guider_frames).enumerate() {
-                let fit = |p: &Picture| rgb(p)?.resize(width, height, guider.filter());
+            let at_a_time = self.memory.guider_frames.unwrap_or(1).max(1);
+            for (i, pictures) in motion.frames.chunks(at_a_time).enumerate() {
+                let fit = |p: &Picture| rgb(p)?.resize(width, height, filter(&guider));
                 let seen = pixels(&pictures.iter().map(fit).collect::<Result<Vec<_>>>()?, 1.0 / 255.0, 0.0)?;
                 watch.tell(Event::Motion(&seen))?;
                 let frames = pictures.len();
@@ -295,7 +297,7 @@ impl Animator {
                 let results = bound.run_host(&[&seen.convert(dtype)])?;
                 plan = Some((frames, bound));
                 let [made] = &results[..] else { return Err(Error::call(MODEL, "a guider has other results")) };
-                features.add(i * self.memory.guider_frames, made)?;
+                features.add(i * at_a_time, made)?;
                 clock.tick(frames, watch)?;
             }
         }
@@ -307,7 +309,7 @@ impl Animator {
 
     fn window_shape(&self) -> crate::stages::UnetShape {
         let Animator { components, device, options, size, .. } = self;
-        Planner { components, options, device, size: *size }.window()
+        Planner { components, options, device, size: *size }.window(self.memory.spatial_frames)
     }
 
     fn windows(&self) -> Result<Windows> {

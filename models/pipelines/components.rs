@@ -9,8 +9,7 @@ use muybridge_runtime::{DType, Device};
 
 use crate::clip::ClipVision;
 use crate::error::{Error, Result};
-use crate::guidance_encoder::GuidanceEncoder;
-use crate::pose_guider::{GuiderConfig, PoseGuider};
+use crate::guider::{Guider, GuiderConfig, GuiderKind};
 use crate::presets::Preset;
 use crate::referencenet::ReferenceNet;
 use crate::schedulers::{self, Scheduler};
@@ -28,12 +27,6 @@ const DDIM: &str = r#"{"_class_name": "DDIMScheduler", "beta_start": 0.00085, "b
 struct Component {
     config: Option<Config>,
     weights: Weights,
-}
-
-/// A network that turns pictures of the motion into features.
-pub(super) enum Guider {
-    Pose(Box<PoseGuider>),
-    Guidance(Box<GuidanceEncoder>),
 }
 
 /// What became of the files of a component.
@@ -174,23 +167,16 @@ impl Components {
     pub(super) fn guider(&self, kind: &str, device: &Device) -> Result<(Guider, Loaded)> {
         let name = if kind == "pose" { "pose_guider".to_string() } else { format!("guidance_encoder_{kind}") };
         let part = self.part(&name)?;
-        let notes = if part.config.is_some() { Vec::new() } else { vec![ASSUMED.to_string()] };
-        let w = || part.weights.clone();
-        let (guider, report) = if kind == "pose" {
-            let net = match &part.config {
-                Some(config) => PoseGuider::of(config, w(), device)?,
-                None => PoseGuider::with(GuiderConfig::default(), &w(), device)?,
-            };
-            let report = net.load_report().clone();
-            (Guider::Pose(Box::new(net)), report)
-        } else {
-            let net = match &part.config {
-                Some(config) => GuidanceEncoder::of(config, w(), device)?,
-                None => GuidanceEncoder::with(GuiderConfig::default(), GuidanceEncoder::HEADS, &w(), device)?,
-            };
-            let report = net.load_report().clone();
-            (Guider::Guidance(Box::new(net)), report)
+        let mut notes = if part.config.is_some() { Vec::new() } else { vec![ASSUMED.to_string()] };
+        let which = if kind == "pose" { GuiderKind::Pose } else { GuiderKind::Guidance };
+        let guider = match &part.config {
+            Some(config) => Guider::of(which, config, &part.weights, device)?,
+            None => Guider::with(which, GuiderConfig::default(), &part.weights, device)?,
         };
+        if which == GuiderKind::Guidance && !guider.attends() {
+            notes.push("no attention".into());
+        }
+        let report = guider.load_report().clone();
         Ok((guider, Loaded { name, report, notes }))
     }
 

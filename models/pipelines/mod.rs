@@ -8,6 +8,7 @@ pub mod components;
 mod decode;
 mod denoise;
 mod memory;
+mod planner;
 pub mod stable;
 mod stages;
 mod watch;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use muybridge_runtime::{DType, Device, HostTensor, Plan, Tensor, TensorDesc};
 
-use super::components::{Components, Guider, Loaded};
+use super::components::{Components, Loaded};
 use crate::backbone::FusionBlocks;
 use crate::clip::Preprocess;
 use crate::error::{Error, Result};
-use crate::pose_guider::GuiderShape;
+use crate::guider::{Guider, GuiderKind};
 use crate::referencenet::ReferenceNet;
 use crate::resize::{Filter, Picture};
 use crate::stages::{StepPlan, UnetShape};
@@ -86,21 +86,11 @@ pub(super) fn encode(vae: &Vae, size: Size, dtype: DType, pixels: &HostTensor) -
     Ok(vae.config().scale(mean))
 }
 
-impl Guider {
-    /// Binds the guider for some frames.
-    pub(super) fn plan(&self, shape: GuiderShape) -> Result<Plan> {
-        match self {
-            Guider::Pose(net) => net.plan(shape),
-            Guider::Guidance(net) => net.plan(shape),
-        }
-    }
-
-    /// The filter that its pipeline resizes pictures with.
-    pub(super) fn filter(&self) -> Filter {
-        match self {
-            Guider::Pose(_) => Filter::Lanczos,
-            Guider::Guidance(_) => Filter::Bicubic,
-        }
+/// The filter that a guider's pipeline resizes pictures with.
+pub(super) fn filter(guider: &Guider) -> Filter {
+    match guider.kind() {
+        GuiderKind::Pose => Filter::Lanczos,
+        GuiderKind::Guidance => Filter::Bicubic,
     }
 }
 

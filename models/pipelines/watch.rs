@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 use muybridge_runtime::HostTensor;
 
 use super::components::Loaded;
+use super::memory::MemoryPlan;
 use crate::error::{Error, Result};
 
 /// A part of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
+    /// Prompts become states.
+    Text,
     /// The reference picture becomes the context's token.
     Embedding,
-    /// The reference picture becomes latents.
+    /// Pictures that are given become latents.
     Encoding,
     /// Pictures of the motion become features.
     Guidance,
@@ -21,15 +24,16 @@ pub enum Stage {
     Reference,
     /// Noise becomes latents.
     Denoising,
-    /// Latents become frames.
+    /// Latents become pictures.
     Decoding,
 }
 
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Stage::Text => "reading the prompt",
             Stage::Embedding => "embedding the reference",
-            Stage::Encoding => "encoding the reference",
+            Stage::Encoding => "encoding the picture",
             Stage::Guidance => "reading the motion",
             Stage::Reference => "reading the reference",
             Stage::Denoising => "denoising",
@@ -43,7 +47,7 @@ impl fmt::Display for Stage {
 pub struct Progress {
     /// The stage.
     pub stage: Stage,
-    /// Units of work that are done: frames, or windows of all steps.
+    /// Units of work that are done: frames, or windows of all steps of all pictures.
     pub done: usize,
     /// All of them.
     pub of: usize,
@@ -54,6 +58,8 @@ pub struct Progress {
 /// What happened.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// What the run will take is known, and nothing has been done yet.
+    Planned(&'a MemoryPlan),
     /// A component was loaded.
     Loaded(&'a Loaded),
     /// Work went on.

@@ -12,12 +12,13 @@ use super::begin::{Begun, Given, nchw, nhwc};
 use super::denoise::{Controlled, Denoiser, Request, first_step};
 use super::memory::Needs;
 use super::pixels::shrink;
-use super::progress::Counter;
 use super::prompt::total;
-use super::{Checkpoint, Conditioning, MemoryPlan, PromptOptions, Stage, Watch, from_pixels, mask, to_pixels};
+use super::{Checkpoint, Conditioning, PromptOptions, from_pixels, mask, to_pixels};
 use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
 use crate::noise::TorchCpu;
+use crate::pipelines::memory::{Halves, MemoryPlan};
+use crate::pipelines::watch::{Clock, Event, Flow, Stage, Watch};
 use crate::resize::Picture;
 use crate::schedulers::{Run, Scheduler, StepInput};
 use crate::stages::UnetShape;
@@ -151,7 +152,8 @@ struct Scene {
     guess: bool,
 }
 
-/// Runs a checkpoint. `plan` is told what the run will take before it begins, `watch` after every step.
+/// Runs a checkpoint. The listener is told what the run will take before it begins, and everything that happens; it can stop
+/// the run.
 ///
 /// # Errors
 /// Files that cannot be used, options that exclude each other, a memory limit that cannot be kept, the device's errors, and
@@ -160,10 +162,10 @@ pub fn generate(
     checkpoint: &Checkpoint,
     request: &Generate,
     device: &Device,
-    plan: &mut dyn FnMut(&MemoryPlan),
-    watch: &mut Watch<'_>,
+    listener: &mut dyn FnMut(Event<'_>) -> Flow,
 ) -> Result<Generated> {
     check(request)?;
+    let watch = &mut Watch { listener };
     let scene = Scene::open(checkpoint, request, device)?;
     let embedded = scene.unet.config().trunk.time.condition.is_some();
     let guided = request.guidance_scale > 1.0 && !embedded;
@@ -171,11 +173,11 @@ pub fn generate(
     let mut scheduler = checkpoint.scheduler(request.scheduler.as_deref())?;
     scheduler.set_timesteps(&Run { eta: request.eta, ..Run::of(request.steps) })?;
     let memory = scene.memory(checkpoint, request, guided, &*scheduler, device)?;
-    plan(&memory);
+    watch.tell(Event::Planned(&memory))?;
 
-    let mut counter = Counter::new(watch, Stage::Text, request.seeds.len(), 1)?;
+    let mut clock = Clock::start(Stage::Text, 1, watch)?;
     let conditioning = checkpoint.condition(&prompt, request.dtype, device)?;
-    counter.step(0, None)?;
+    clock.tick(1, watch)?;
     let given = scene.encode(request, watch)?;
     let Scene { unet, vae, controls, size, vae_dtype, guess } = scene;
     let inputs = Request {
@@ -187,7 +189,7 @@ pub fn generate(
         guidance: request.guidance_scale,
         rescale: request.guidance_rescale,
         guess,
-        apart: memory.apart,
+        apart: memory.halves == Halves::InTurn,
     };
     let latents = denoise(request, &vae, inputs, &given, &mut *scheduler, device, watch)?;
     drop((unet, controls));
@@ -297,7 +299,8 @@ impl Scene {
         let denoise = [needs(false)?, if guided { needs(true)? } else { needs(false)? }];
         let text = checkpoint.text_memory(r.dtype, &trace)?;
         let latents = [1, height / factor, width / factor];
-        Needs { text, encode, denoise, vae: &self.vae, latents, dtype: self.vae_dtype }.choose(r.max_memory, device)
+        Needs { text, encode, denoise, guided, vae: &self.vae, latents, dtype: self.vae_dtype }
+            .choose(r.max_memory, device)
     }
 
     /// Encodes the pictures given.
@@ -317,16 +320,16 @@ impl Scene {
             Start::Inpaint { picture, mask, .. } => (picture, Some(mask)),
         };
         let parts = if marked.is_some() { 2 } else { 1 };
-        let mut counter = Counter::new(watch, Stage::Encode, 1, parts)?;
+        let mut clock = Clock::start(Stage::Encoding, parts, watch)?;
         let pixels = to_pixels(picture, self.size, true)?;
         given.picture = Some(encode(&pixels)?);
-        counter.step(0, None)?;
+        clock.tick(1, watch)?;
         if let Some(marked) = marked {
             let marked = mask(marked, self.size)?;
             let (values, anew) = (pixels.to_f32(), marked.to_f32());
             let kept = HostTensor::from_fn(pixels.shape(), |i| if anew[i / 3] < 0.5 { values[i] } else { 0.0 });
             given.kept = Some((shrink(&marked, [height / factor, width / factor]), encode(&kept)?));
-            counter.step(0, None)?;
+            clock.tick(1, watch)?;
         }
         Ok(given)
     }
@@ -363,9 +366,9 @@ fn denoise(
     let extents = [1, vae.config().latent_channels, height, width];
     let reads_mask = inputs.unet.config().trunk.in_channels != extents[1];
     let denoiser = Denoiser::new(inputs, count - first, &[vec![0]], device)?;
-    let mut counter = Counter::new(watch, Stage::Denoise, r.seeds.len(), (count - first) * r.seeds.len())?;
+    let mut clock = Clock::start(Stage::Denoising, (count - first) * r.seeds.len(), watch)?;
     let mut all = Vec::new();
-    for (item, seed) in r.seeds.iter().enumerate() {
+    for seed in &r.seeds {
         scheduler.set_timesteps(&Run { eta: r.eta, ..Run::of(r.steps) })?;
         let mut noise = TorchCpu::new(*seed);
         let begun = Begun::new(vae, extents, given, (&r.start, first), reads_mask, scheduler, &mut noise)?;
@@ -373,14 +376,19 @@ fn denoise(
         for i in first..count {
             let scaled = nhwc(scheduler.scale_model_input(&sample, i)?, extents)?;
             let input = begun.input(scaled, reads_mask)?;
-            let output = denoiser.predict(&input, scheduler.timesteps()[i], i - first, 0)?;
+            let timestep = scheduler.timesteps()[i];
+            let output = denoiser.predict(&input, timestep, i - first, 0)?;
             let output = nchw(&output)?;
             let step = StepInput { sample: &sample, output: &output, batch: 1 };
-            sample = scheduler.step(i, &step, &mut noise)?.prev_sample;
+            let taken = scheduler.step(i, &step, &mut noise)?;
+            sample = taken.prev_sample;
             if !reads_mask {
                 begun.blend(&mut sample, (i + 1 < count).then_some(i + 1), scheduler)?;
             }
-            counter.step(item, Some(&nhwc(sample.clone(), extents)?))?;
+            let latents = nhwc(sample.clone(), extents)?;
+            let estimate = taken.pred_original.map(|values| nhwc(values, extents)).transpose()?;
+            watch.tell(Event::Step { step: i, timestep, latents: &latents, estimate: estimate.as_ref() })?;
+            clock.tick(1, watch)?;
         }
         all.push(nhwc(sample, extents)?);
     }
@@ -395,7 +403,7 @@ pub(super) fn decode(
     dtype: DType,
     watch: &mut Watch<'_>,
 ) -> Result<Vec<Picture>> {
-    let mut counter = Counter::new(watch, Stage::Decode, latents.len(), latents.len())?;
+    let mut clock = Clock::start(Stage::Decoding, latents.len(), watch)?;
     let whole = match (tiling, latents.first()) {
         (None, Some(first)) => {
             let (height, width) = (first.shape()[1], first.shape()[2]);
@@ -404,7 +412,7 @@ pub(super) fn decode(
         _ => None,
     };
     let mut pictures = Vec::new();
-    for (item, latents) in latents.iter().enumerate() {
+    for latents in latents {
         let own = vae.config().unscale(latents);
         let pixels = match &whole {
             Some(plan) => plan.run_host(&[&own.convert(dtype)])?,
@@ -413,7 +421,7 @@ pub(super) fn decode(
         for pixels in &pixels {
             pictures.extend(from_pixels(pixels)?);
         }
-        counter.step(item, None)?;
+        clock.tick(1, watch)?;
     }
     Ok(pictures)
 }

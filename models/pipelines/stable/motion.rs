@@ -11,12 +11,13 @@ use muybridge_runtime::{DType, Device, HostTensor};
 use super::denoise::{Controlled, Denoiser, Request, frames_of};
 use super::generate::decode;
 use super::memory::Needs;
-use super::progress::Counter;
-use super::{Checkpoint, Conditioning, MemoryPlan, PromptOptions, Stage, Watch, to_pixels};
+use super::{Checkpoint, Conditioning, PromptOptions, to_pixels};
 use crate::context::{Weighting, Windows};
 use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
 use crate::noise::{NoiseSource, TorchCpu};
+use crate::pipelines::memory::{Halves, MemoryPlan};
+use crate::pipelines::watch::{Clock, Event, Flow, Stage, Watch};
 use crate::resize::Picture;
 use crate::schedulers::{Run, Scheduler, StepInput};
 use crate::stages::UnetShape;
@@ -114,9 +115,9 @@ pub fn motion(
     adapter: Option<&Path>,
     request: &Motion,
     device: &Device,
-    plan: &mut dyn FnMut(&MemoryPlan),
-    watch: &mut Watch<'_>,
+    listener: &mut dyn FnMut(Event<'_>) -> Flow,
 ) -> Result<Moved> {
+    let watch = &mut Watch { listener };
     if checkpoint.is_xl()? {
         return Err(Error::call(MODEL, "motion modules for XL checkpoints are not supported"));
     }
@@ -139,13 +140,13 @@ pub fn motion(
     let parts =
         Parts { unet: &unet, controls: &controls, request, size, frames: cut.size, factor: vae.config().factor() };
     let memory = parts.memory(checkpoint, &vae, guided, &*scheduler, device)?;
-    plan(&memory);
+    watch.tell(Event::Planned(&memory))?;
 
-    let mut counter = Counter::new(watch, Stage::Text, 1, 1)?;
+    let mut clock = Clock::start(Stage::Text, 1, watch)?;
     let prompt = PromptOptions { guided, ..request.prompt.clone() };
     let conditioning = checkpoint.condition(&prompt, request.dtype, device)?;
-    counter.step(0, None)?;
-    let inputs = parts.inputs(&conditioning, memory.apart);
+    clock.tick(1, watch)?;
+    let inputs = parts.inputs(&conditioning, memory.halves == Halves::InTurn);
     let latents = denoise(request, inputs, (&windows, &weights), &mut *scheduler, device, watch)?;
     drop((unet, controls));
     let [frames, h, w, c] = [request.frames, latents.shape()[1], latents.shape()[2], latents.shape()[3]];
@@ -278,7 +279,7 @@ impl Parts<'_> {
         let [width, height] = self.size;
         let latents = [1, height / self.factor, width / self.factor];
         let dtype = vae_dtype(vae, self.request);
-        Needs { text, encode: 0, denoise, vae, latents, dtype }.choose(self.request.max_memory, device)
+        Needs { text, encode: 0, denoise, guided, vae, latents, dtype }.choose(self.request.max_memory, device)
     }
 }
 
@@ -295,29 +296,31 @@ fn denoise(
     let extents = [inputs.unet.config().trunk.in_channels, r.frames, height, width];
     let count = scheduler.timesteps().len();
     let denoiser = Denoiser::new(inputs, count, windows, device)?;
-    let mut counter = Counter::new(watch, Stage::Denoise, 1, count * windows.len())?;
+    let mut clock = Clock::start(Stage::Denoising, count * windows.len(), watch)?;
     let mut noise = TorchCpu::new(r.seed);
     let sigma = scheduler.init_noise_sigma();
     let mut sample: Vec<f32> = noise.normal(extents.iter().product())?.iter().map(|n| n * sigma).collect();
     for i in 0..count {
+        let timestep = scheduler.timesteps()[i];
         let scaled = fhwc(scheduler.scale_model_input(&sample, i)?, extents)?;
         let mut output = vec![0.0; sample.len()];
         let map = height * width * extents[0];
         for (w, (window, weights)) in windows.iter().zip(weights).enumerate() {
             let part = HostTensor::new([window.len(), height, width, extents[0]], frames_of(&scaled, window))?;
-            let predicted = denoiser.predict(&part, scheduler.timesteps()[i], i, w)?.to_f32();
+            let predicted = denoiser.predict(&part, timestep, i, w)?.to_f32();
             for ((f, weight), maps) in window.iter().zip(weights).zip(predicted.chunks(map)) {
                 output[f * map..(f + 1) * map].iter_mut().zip(maps).for_each(|(o, p)| *o += weight * p);
             }
-            if w + 1 < windows.len() {
-                counter.step(0, None)?;
-            }
+            clock.tick(1, watch)?;
         }
         let output = HostTensor::new([r.frames, height, width, extents[0]], output)?;
         let output = output.permute(&[3, 0, 1, 2])?.to_f32();
         let step = StepInput { sample: &sample, output: &output, batch: 1 };
-        sample = scheduler.step(i, &step, &mut noise)?.prev_sample;
-        counter.step(0, Some(&fhwc(sample.clone(), extents)?))?;
+        let taken = scheduler.step(i, &step, &mut noise)?;
+        sample = taken.prev_sample;
+        let latents = fhwc(sample.clone(), extents)?;
+        let estimate = taken.pred_original.map(|values| fhwc(values, extents)).transpose()?;
+        watch.tell(Event::Step { step: i, timestep, latents: &latents, estimate: estimate.as_ref() })?;
     }
     fhwc(sample, extents)
 }

@@ -65,19 +65,40 @@ pub fn from_pixels(pixels: &HostTensor) -> Result<Vec<Picture>> {
     Ok(pictures.map(|p| Picture { width, height, channels, pixels: p.iter().map(byte).collect() }).collect())
 }
 
-/// A guess at the picture behind latents `[1,h,w,4]`, one pixel for each: a linear map fitted to the published autoencoders of
-/// Stable Diffusion 1.x and 2.x, or XL. None for latents of other extents.
+/// A guess at the pictures behind latents `[F,h,w,4]`, one pixel for each: a linear map fitted to the published autoencoders
+/// of Stable Diffusion 1.x and 2.x, or XL. Of a clip, the first, the middle and the last frame side by side. None for latents
+/// of other extents.
 pub fn preview(latents: &HostTensor, xl: bool) -> Option<Picture> {
     const SD: [[f32; 3]; 4] =
         [[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473]];
     const XL: [[f32; 3]; 4] =
         [[0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -0.0362], [-0.3165, -0.2492, -0.2188]];
-    let &[_, height, width, 4] = latents.shape().dims() else { return None };
+    let &[frames, height, width, 4] = latents.shape().dims() else { return None };
+    let mut shown = vec![0, frames / 2, frames.saturating_sub(1)];
+    shown.dedup();
     let map = if xl { XL } else { SD };
-    let colour = |z: &[f32], c: usize| (0..4).map(|k| z[k] * map[k][c]).sum::<f32>();
     let byte = |v: f32| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round() as u8;
     let values = latents.to_f32();
-    let first = values.chunks_exact(4).take(height * width);
-    let pixels = first.flat_map(|z| (0..3).map(move |c| byte(colour(z, c)))).collect();
-    Some(Picture { width, height, channels: 3, pixels })
+    let colour = |cell: &[f32], c: usize| (0..4).map(|k| cell[k] * map[k][c]).sum::<f32>();
+    let mut pixels = Vec::with_capacity(shown.len() * height * width * 3);
+    for (y, frame) in (0..height).flat_map(|y| shown.iter().map(move |f| (y, f))) {
+        let row = values.chunks_exact(4 * width.max(1)).nth(frame * height + y)?;
+        pixels.extend(row.chunks_exact(4).flat_map(|cell| (0..3).map(move |c| byte(colour(cell, c)))));
+    }
+    Some(Picture { width: shown.len() * width, height, channels: 3, pixels })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preview_shows_three_frames() {
+        let latents = HostTensor::from_fn([5, 2, 3, 4], |i| (i as f32).sin());
+        let shown = preview(&latents, false).unwrap();
+        assert_eq!((shown.width, shown.height, shown.pixels.len()), (9, 2, 54));
+        let one = preview(&HostTensor::from_fn([1, 2, 3, 4], |_| 0.0), true).unwrap();
+        assert_eq!((one.width, &one.pixels), (3, &vec![128; 18]));
+        assert!(preview(&HostTensor::from_fn([1, 2, 3, 5], |_| 0.0), true).is_none());
+    }
 }
