@@ -153,7 +153,7 @@ fn planning_owns_no_memory_and_runs_nothing() -> Result<()> {
     let device = Device::open("trace")?;
     let vae = Vae::of(&Preset::find("sd-vae")?.config()?, Weights::procedural(0, DType::F32), &device)?;
     let plan = vae.decoder(VaeShape { batch: 1, height: 8, width: 8, dtype: DType::F32 })?;
-    let latents = muybridge::HostTensor::from_fn([1, 8, 8, 4], |_| 0.0);
+    let latents = HostTensor::from_fn([1, 8, 8, 4], |_| 0.0);
     let refused = plan.run_host(&[&latents]).unwrap_err().to_string();
     assert!(refused.contains("trace"), "{refused}");
     Ok(())
@@ -171,7 +171,7 @@ fn a_run_into_existing_tensors_allocates_nothing() -> Result<()> {
     )?;
     let vae = Vae::of(&config, Weights::procedural(7, DType::F32), &device)?;
     let plan = vae.decoder(VaeShape { batch: 1, height: 5, width: 6, dtype: DType::F32 })?;
-    let latents = device.tensor(&muybridge::HostTensor::from_fn([1, 5, 6, 4], |i| (i as f32).sin()))?;
+    let latents = device.tensor(&HostTensor::from_fn([1, 5, 6, 4], |i| (i as f32).sin()))?;
     let outputs = plan.empty_outputs()?;
     plan.run_into(&[&latents], &outputs)?;
     let first = outputs[0].to_host()?;
@@ -190,7 +190,7 @@ fn operands_that_do_not_fit_are_named() -> Result<()> {
     let vae =
         Vae::of(&Preset::find("sd-vae")?.config()?, Weights::procedural(0, DType::F32), &Device::open("trace:cpu")?)?;
     let plan = vae.decoder(VaeShape { batch: 1, height: 8, width: 8, dtype: DType::F32 })?;
-    let zeros = |shape: [usize; 4]| device.tensor(&muybridge::HostTensor::from_fn(shape, |_| 0.0));
+    let zeros = |shape: [usize; 4]| device.tensor(&HostTensor::from_fn(shape, |_| 0.0));
     let message = |r: muybridge::runtime::Result<Vec<muybridge::Tensor>>| r.unwrap_err().to_string();
     assert!(message(plan.run(&[])).contains("latents"));
     assert!(message(plan.run(&[&zeros([1, 8, 9, 4])?])).contains("[1, 8, 9, 4]"));
