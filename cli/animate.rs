@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use muybridge::context::{Between, Weighting};
 use muybridge::loaders::{FrameRate, Frames, Guidance, Picture, VideoWriter, read_tensors, write_tensors};
-use muybridge::pipelines::{AnimateInput, AnimateOptions, Animator, Checkpoint, Components, Event, Flow, Motion};
+use muybridge::pipelines::{
+    AnimateInput, AnimateOptions, Animator, Checkpoint, Components, ControlInput, Event, Flow, Motion,
+};
 use muybridge::{DType, Error, HostTensor};
 
-use crate::parsed::{Size, bytes, dtype_for};
+use crate::parsed::{ControlArg, Size, bytes, dtype_for};
 use crate::progress::Shown;
 use crate::table::say;
 use crate::{DeviceArgs, Failure};
@@ -29,6 +31,10 @@ pub struct Args {
     /// kind (depth, normal, semantic_map, dwpose)
     #[arg(long, value_name = "PATH")]
     motion: PathBuf,
+    /// A ControlNet beside the guiders: its folder and what it follows, a video, a folder of pictures, or one picture for all
+    /// frames; maybe with its strength and the part of the run that it is active in. Any number of them
+    #[arg(long, value_name = "DIR:PATH[:SCALE[:FROM-TO]]")]
+    control: Vec<ControlArg>,
     /// The video: what it is, the end of its name tells; without an ending, a folder of PNG pictures
     #[arg(long, short, value_name = "PATH")]
     output: PathBuf,
@@ -82,12 +88,19 @@ pub struct Args {
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let device = args.device.open()?;
     let dtype = dtype_for(args.dtype, &device);
-    let components = Components::open(&args.model, dtype)?;
+    let mut components = Components::open(&args.model, dtype)?;
+    for control in &args.control {
+        components = components.with_control(&control.dir, dtype)?;
+    }
     let (motion, rate) = read_motion(args, &components.kinds())?;
     let frames = motion.first().map_or(0, |m| m.frames.len());
     let reference = Picture::open(&args.reference)?;
     let options = options(args, &components.kinds(), frames, dtype);
-    let mut input = AnimateInput { reference, motion, latents: None, resume: None };
+    let control = |c: &ControlArg| -> Result<ControlInput, Failure> {
+        Ok(ControlInput { pictures: c.pictures(frames)?, scale: c.scale, range: c.range })
+    };
+    let controls = args.control.iter().map(control).collect::<Result<_, _>>()?;
+    let mut input = AnimateInput { reference, motion, controls, latents: None, resume: None };
     let mut state = State::of(&args.output, fingerprint(args, &options, &input));
     let animator = Animator::open(components, &device, options.clone())?;
     say!(
@@ -182,6 +195,8 @@ fn fingerprint(args: &Args, options: &AnimateOptions, input: &AnimateInput) -> u
     add(format!("{:?} {:?}", args.model, AnimateOptions { max_memory: None, ..options.clone() }).as_bytes());
     add(&input.reference.pixels);
     input.motion.iter().flat_map(|m| &m.frames).for_each(|p| add(&p.pixels));
+    add(format!("{:?}", args.control).as_bytes());
+    input.controls.iter().flat_map(|c| &c.pictures).for_each(|p| add(&p.pixels));
     hash
 }
 

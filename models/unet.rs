@@ -142,12 +142,12 @@ impl Unet {
         StepPlan::with(&self.stages(shape, controls)?, device, options)
     }
 
-    /// As [`Unet::plan`], in the arena of a plan for another shape: the two take turns, as halves of guidance do.
+    /// As [`Unet::plan_with`], in the arena of a plan for another shape: the two take turns, as halves of guidance do.
     ///
     /// # Errors
-    /// As [`Unet::plan`].
-    pub fn plan_beside(&self, shape: UnetShape, other: &StepPlan) -> Result<StepPlan> {
-        StepPlan::beside(&self.stages(shape, &[])?, other, &PlanOptions { pins: Pins::from_env()?, guard: 0 })
+    /// As [`Unet::plan_with`].
+    pub fn plan_beside(&self, shape: UnetShape, controls: &[&ControlNet], other: &StepPlan) -> Result<StepPlan> {
+        StepPlan::beside(&self.stages(shape, controls)?, other, &PlanOptions { pins: Pins::from_env()?, guard: 0 })
     }
 
     fn stages(&self, shape: UnetShape, controls: &[&ControlNet]) -> Result<Stages> {

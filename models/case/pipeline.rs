@@ -1,9 +1,10 @@
-//! Cases of the kind `aa_pipeline`: pictures to a video.
+//! Cases of the kinds `aa_pipeline` and `champ_pipeline`: pictures to a video.
 
 use std::collections::BTreeMap;
 
 use muybridge_loaders::Config;
 use muybridge_runtime::{DType, HostTensor};
+use serde_json::Value as Json;
 
 use super::Call;
 use super::guiders::{clips_of, frames_of};
@@ -13,23 +14,28 @@ use crate::resize::Picture;
 
 type Named = BTreeMap<String, HostTensor>;
 
-/// Networks of the pipeline in a case's record.
-const PARTS: [&str; 5] = ["reference_unet", "denoising_unet", "pose_guider", "vae", "image_encoder"];
+/// Networks of the pipeline in a case's record, besides its guiders.
+const PARTS: [&str; 4] = ["reference_unet", "denoising_unet", "vae", "image_encoder"];
 
 pub(super) fn run(call: &Call<'_>) -> Result<Named> {
     if call.record.op != "pipeline" {
         return Err(call.unknown_op());
     }
-    let parts = PARTS.iter().map(|name| Ok((name.to_string(), call.component(name)?)));
+    let motion = motion(call)?;
+    let guiders = motion.iter().map(|m| match m.kind.as_str() {
+        "pose" => "pose_guider".to_string(),
+        kind => format!("guidance_encoder_{kind}"),
+    });
+    let names = PARTS.map(String::from).into_iter().chain(guiders);
+    let parts = names.map(|name| Ok((name.clone(), call.component(&name)?))).collect::<Result<_>>()?;
     let recorded = call.case.record.components.get("scheduler").and_then(|c| c.config.as_ref());
     let scheduler = recorded.map(|file| Config::open(call.case.dir.join(file))).transpose()?;
-    let components = Components::of(parts.collect::<Result<_>>()?, scheduler)?;
-    let poses = pictures(call, "pose_images")?;
+    let components = Components::of(parts, scheduler)?;
     let number = |name: &str, default: f64| call.number_or(name, default);
     let options = AnimateOptions {
         width: number("width", 512.0)? as usize,
         height: number("height", 784.0)? as usize,
-        frames: poses.len(),
+        frames: motion.first().map_or(0, |m| m.frames.len()),
         steps: number("num_inference_steps", 30.0)? as usize,
         guidance: number("guidance_scale", 3.5)? as f32,
         dtype: call.dtype,
@@ -41,7 +47,8 @@ pub(super) fn run(call: &Call<'_>) -> Result<Named> {
     let (latents, _) = frames_of(call, "latents")?;
     let input = AnimateInput {
         reference: pictures(call, "ref_image")?.remove(0),
-        motion: vec![Motion { kind: "pose".into(), frames: poses }],
+        motion,
+        controls: Vec::new(),
         // As recorded, whatever dtype the networks run in.
         latents: Some(latents.convert(DType::F32)),
         resume: None,
@@ -50,6 +57,16 @@ pub(super) fn run(call: &Call<'_>) -> Result<Named> {
     let mut heard = Heard::default();
     animator.run(&input, &mut |event| heard.hear(&event))?;
     heard.outputs()
+}
+
+/// Pictures of poses (AnimateAnyone), or of every kind of guidance (Champ).
+fn motion(call: &Call<'_>) -> Result<Vec<Motion>> {
+    if call.case.kind() == "aa_pipeline" {
+        return Ok(vec![Motion { kind: "pose".into(), frames: pictures(call, "pose_images")? }]);
+    }
+    let kinds = call.record.args.get("guidance_types").and_then(Json::as_array).cloned().unwrap_or_default();
+    let one = |kind: &str| Ok(Motion { kind: kind.into(), frames: pictures(call, &format!("guidance.{kind}"))? });
+    kinds.iter().filter_map(Json::as_str).map(one).collect()
 }
 
 /// Pictures `[n,H,W,3]`, or one `[H,W,3]`.
@@ -83,8 +100,13 @@ struct Heard {
 impl Heard {
     fn hear(&mut self, event: &Event<'_>) -> Flow {
         match event {
-            Event::Reference { clip_pixels, embedding, pixels } => {
-                let parts = [("clip_pixels", *clip_pixels), ("clip_embeds", *embedding), ("ref_pixels", *pixels)];
+            Event::Reference { clip_pixels, embedding, pixels, latents } => {
+                let parts = [
+                    ("clip_pixels", *clip_pixels),
+                    ("clip_embeds", *embedding),
+                    ("ref_pixels", *pixels),
+                    ("ref_latents", *latents),
+                ];
                 self.named.extend(parts.map(|(name, t)| (name.to_string(), t.convert(DType::F32))));
             }
             Event::Motion(pixels) if self.motion.is_none() => self.motion = Some((*pixels).clone()),
@@ -99,7 +121,7 @@ impl Heard {
     }
 
     fn outputs(mut self) -> Result<Named> {
-        for name in ["clip_pixels", "ref_pixels"] {
+        for name in ["clip_pixels", "ref_pixels", "ref_latents"] {
             if let Some(t) = self.named.remove(name) {
                 self.named.insert(name.into(), t.nhwc_to_nchw()?);
             }
@@ -120,6 +142,7 @@ impl Heard {
         self.named.insert("timesteps".into(), HostTensor::new([steps], self.timesteps)?);
         let latents = self.latents.iter().map(|t| clips_of(t, 1)).collect::<Result<Vec<_>>>()?;
         self.named.insert("latents".into(), joined(&latents)?);
+        self.named.extend(latents.into_iter().enumerate().map(|(i, t)| (format!("latents.{i}"), t)));
         let frames: Vec<f32> = self.frames.iter().flat_map(HostTensor::to_f32).collect();
         if let Some(first) = self.frames.first() {
             let [_, h, w, c] = [0, 1, 2, 3].map(|i| first.shape()[i]);

@@ -4,16 +4,19 @@
 //! body, become features of every frame (guiders). A video network denoises windows of frames with both, a sampler takes the
 //! steps, and the VAE decodes frame by frame.
 
-use muybridge_runtime::{DType, Device, HostTensor, Tensor};
+use muybridge_runtime::{DType, Device, HostTensor};
 
 use super::components::Components;
+use super::control::{ControlInput, UNSOUND, sound};
 use super::decode::FrameDecoder;
 use super::denoise::Denoiser;
 use super::memory::MemoryPlan;
 use super::planner::Planner;
 use super::stages::{FrameFeatures, Size, embed, encode, filter, pixels, reference, reference_plan, rgb};
+use super::steps::{Clip, Windowed};
 use super::watch::{Clock, Event, Flow, Stage, Watch};
 use crate::context::{Between, Weighting, Windows, interpolate};
+use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
 use crate::guider::GuiderShape;
 use crate::noise::{NoiseSource, TorchCpu};
@@ -104,6 +107,8 @@ pub struct AnimateInput {
     pub reference: Picture,
     /// The motion, of every kind that there is a guider for, or of some of them.
     pub motion: Vec<Motion>,
+    /// What each ControlNet of the components follows, in their order.
+    pub controls: Vec<ControlInput>,
     /// Noise `[F,h,w,C]` instead of that of the seed.
     pub latents: Option<HostTensor>,
     /// The steps that were taken already.
@@ -193,6 +198,20 @@ impl Animator {
                 return Err(Error::call(MODEL, reason));
             }
         }
+        let controls = self.components.controls();
+        if input.controls.len() != controls {
+            let reason = format!("{controls} ControlNets, and pictures for {} of them", input.controls.len());
+            return Err(Error::call(MODEL, reason));
+        }
+        for control in &input.controls {
+            if !sound(control.scale, control.range) {
+                return Err(Error::call(MODEL, UNSOUND));
+            }
+            if ![1, frames].contains(&control.pictures.len()) {
+                let reason = format!("{} pictures for a ControlNet, wanted {frames}", control.pictures.len());
+                return Err(Error::call(MODEL, reason));
+            }
+        }
         Ok(())
     }
 
@@ -213,17 +232,13 @@ impl Animator {
             reference(&plan, &self.device, &reference_latents, &embedding)?
         };
         clock.tick(1, watch)?;
-        let (unet, loaded) = self.components.unet(&self.device)?;
-        watch.tell(Event::Loaded(&loaded))?;
-        let denoiser = Denoiser::open(&unet, self.window_shape(), self.memory.halves)?;
-        let ready = denoiser.prepare(&self.device, &embedding, &bank)?;
-        drop(bank);
+        let mut network =
+            self.network(Clip { embedding, bank, pose, controls: &input.controls, size: self.size }, watch)?;
         let mut noise = TorchCpu::new(self.options.seed);
         let (first, mut latents) = self.start(input, scheduler, channels, &mut noise)?;
         let steps = scheduler.timesteps().len();
         let count = self.windows()?.at(0)?.len();
         let mut clock = Clock::start(Stage::Denoising, (steps - first) * count, watch)?;
-        let mut at_hand: Option<(Vec<usize>, Tensor)> = None;
         for step in first..steps {
             let timestep = scheduler.timesteps()[step];
             let scaled = scheduler.scale_model_input(&latents.to_f32(), step)?;
@@ -232,15 +247,9 @@ impl Animator {
             let weights = self.windows()?.weights(&windows, self.options.weighting);
             let mut output = vec![0.0; scaled.shape().count()];
             for (window, weights) in windows.iter().zip(&weights) {
-                // A single window has the same poses in every step.
-                if at_hand.as_ref().is_none_or(|(frames, _)| frames != window) {
-                    drop(at_hand.take());
-                    at_hand = Some((window.clone(), self.device.tensor(&pose.gather(window)?)?));
-                }
-                let Some((_, features)) = &at_hand else { continue };
                 let part = frames_of(&scaled, window)?.convert(self.options.dtype);
                 let numbers = (timestep, self.options.guidance);
-                let predicted = denoiser.predict(&ready, &self.device, &part, features, numbers)?;
+                let predicted = network.predict(window, &part, (step, steps), numbers)?;
                 accumulate(&mut output, &predicted, window, weights);
                 clock.tick(1, watch)?;
             }
@@ -251,6 +260,20 @@ impl Animator {
             watch.tell(Event::Step { step, timestep, latents: &latents, estimate: estimate.as_ref() })?;
         }
         Ok(latents)
+    }
+
+    /// The denoising network, bound for the windows of a clip.
+    fn network<'a>(&'a self, clip: Clip<'a>, watch: &mut Watch<'_>) -> Result<Windowed<'a>> {
+        let (unet, loaded) = self.components.unet(&self.device)?;
+        watch.tell(Event::Loaded(&loaded))?;
+        let mut nets = Vec::new();
+        for (net, loaded) in self.components.control_nets(&self.device)? {
+            watch.tell(Event::Loaded(&loaded))?;
+            nets.push(net);
+        }
+        let beside: Vec<&ControlNet> = nets.iter().collect();
+        let denoiser = Denoiser::open(&unet, &beside, self.window_shape(), self.memory.halves)?;
+        Ok(Windowed::new(&self.device, denoiser, nets, clip))
     }
 
     /// The reference's embedding `[1,C]` and latents `[1,h,w,C]`, and the channels of latents.
@@ -265,7 +288,12 @@ impl Animator {
         let resized = rgb(picture)?.resize(self.size.width, self.size.height, Filter::Lanczos)?;
         let seen = pixels(&[resized], 2.0 / 255.0, -1.0)?;
         let latents = encode(&vae, self.size, self.options.dtype, &seen)?;
-        watch.tell(Event::Reference { clip_pixels: &clip_pixels, embedding: &embedding, pixels: &seen })?;
+        watch.tell(Event::Reference {
+            clip_pixels: &clip_pixels,
+            embedding: &embedding,
+            pixels: &seen,
+            latents: &latents,
+        })?;
         clock.tick(1, watch)?;
         Ok((embedding, latents, vae.config().latent_channels))
     }

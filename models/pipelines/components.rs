@@ -8,6 +8,7 @@ use muybridge_loaders::{Config, LoadReport, Weights};
 use muybridge_runtime::{DType, Device};
 
 use crate::clip::ClipVision;
+use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
 use crate::guider::{Guider, GuiderConfig, GuiderKind};
 use crate::presets::Preset;
@@ -51,6 +52,8 @@ impl fmt::Display for Loaded {
 pub struct Components {
     named: BTreeMap<String, Component>,
     scheduler: Option<Config>,
+    /// ControlNets beside the guiders, and their folders.
+    controls: Vec<(String, Component)>,
 }
 
 impl fmt::Debug for Components {
@@ -105,7 +108,7 @@ impl Components {
         if let Some(missing) = WANTED.iter().find(|name| !named.contains_key(**name)) {
             return Err(Error::call(MODEL, format!("no component {missing}")));
         }
-        let components = Components { named, scheduler };
+        let components = Components { named, scheduler, controls: Vec::new() };
         if components.kinds().is_empty() {
             let reason = "no pose_guider and no guidance_encoder_KIND: nothing to read the motion";
             return Err(Error::call(MODEL, reason));
@@ -120,6 +123,39 @@ impl Components {
         }
         let there = |kind: &&&str| self.named.contains_key(&format!("guidance_encoder_{kind}"));
         GUIDANCE.iter().filter(there).map(|kind| kind.to_string()).collect()
+    }
+
+    /// The same with a ControlNet beside the guiders: a folder with `config.json` and weights.
+    ///
+    /// # Errors
+    /// Its files cannot be read.
+    pub fn with_control(self, dir: impl AsRef<Path>, dtype: DType) -> Result<Components> {
+        let dir = dir.as_ref();
+        let (name, config) = (dir.display().to_string(), Config::open(dir)?);
+        let weights = Component::open(dir, dtype)?.weights;
+        Ok(self.with_control_of(name, config, weights))
+    }
+
+    /// As [`Components::with_control`], of a configuration over a checkpoint. The name is what reports call it.
+    #[must_use]
+    pub fn with_control_of(mut self, name: impl Into<String>, config: Config, weights: Weights) -> Components {
+        self.controls.push((name.into(), Component { config: Some(config), weights }));
+        self
+    }
+
+    /// ControlNets beside the guiders.
+    pub fn controls(&self) -> usize {
+        self.controls.len()
+    }
+
+    pub(super) fn control_nets(&self, device: &Device) -> Result<Vec<(ControlNet, Loaded)>> {
+        let open = |(dir, part): &(String, Component)| {
+            let missing = || Error::call(MODEL, format!("{dir}: no config.json"));
+            let net = ControlNet::of(part.config.as_ref().ok_or_else(missing)?, part.weights.clone(), device)?;
+            let loaded = Loaded { name: dir.clone(), report: net.load_report().clone(), notes: Vec::new() };
+            Ok((net, loaded))
+        };
+        self.controls.iter().map(open).collect()
     }
 
     fn part(&self, name: &str) -> Result<&Component> {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use muybridge_runtime::{Device, HostTensor, Tensor, TensorDesc};
+use muybridge_runtime::{Device, HostTensor, Pins, PlanOptions, Tensor, TensorDesc};
 
 use super::memory::Halves;
 use crate::backbone::FusionBlocks;
+use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
 use crate::stages::{Features, ReferenceShape, StepPlan, UnetShape};
 use crate::unet::Unet;
@@ -29,7 +30,10 @@ pub(super) struct Ready {
 
 impl Denoiser {
     /// Binds the network for `frames` maps of `height × width` latents, the reference being of the same extents.
-    pub(super) fn open(unet: &Unet, shape: UnetShape, halves: Halves) -> Result<Denoiser> {
+    /// ControlNets steer both halves, which then run apart.
+    pub(super) fn open(unet: &Unet, nets: &[&ControlNet], shape: UnetShape, halves: Halves) -> Result<Denoiser> {
+        let options = PlanOptions { pins: Pins::from_env()?, guard: 0 };
+        let plan = |shape| unet.plan_with(shape, nets, &options);
         let UnetShape { height, width, .. } = shape;
         let blocks = FusionBlocks::Full;
         let reference = |first_clip| Some(ReferenceShape { items: 1, height, width, first_clip, blocks });
@@ -37,14 +41,14 @@ impl Denoiser {
         let (main, uncond) = match halves {
             Halves::Together => {
                 let both = UnetShape { batch: 2, shared: true, reference: reference(1), ..single };
-                (unet.plan(both)?, None)
+                (plan(both)?, None)
             }
             Halves::InTurn => {
-                let cond = unet.plan(UnetShape { reference: reference(0), ..single })?;
-                let uncond = unet.plan_beside(single, &cond)?;
+                let cond = plan(UnetShape { reference: reference(0), ..single })?;
+                let uncond = unet.plan_beside(single, nets, &cond)?;
                 (cond, Some(uncond))
             }
-            Halves::Conditional => (unet.plan(UnetShape { reference: reference(0), ..single })?, None),
+            Halves::Conditional => (plan(UnetShape { reference: reference(0), ..single })?, None),
         };
         Ok(Denoiser { halves, main, uncond })
     }
@@ -58,18 +62,24 @@ impl Denoiser {
         bytes(&self.main) + self.uncond.as_ref().map_or(0, bytes)
     }
 
-    /// The features of a clip: from the reference's embedding `[1,1,C]` and its features by block.
+    /// The features of a clip: from the reference's embedding `[1,1,C]`, its features by block, and the pictures `[n,H,W,3]`
+    /// that each ControlNet follows.
     pub(super) fn prepare(
         &self,
         device: &Device,
         embedding: &HostTensor,
         bank: &BTreeMap<String, Tensor>,
+        followed: &[HostTensor],
     ) -> Result<Ready> {
         let none = HostTensor::from_fn(embedding.shape(), |_| 0.0);
         let context = |plan: &StepPlan, rows: &[&HostTensor]| -> Result<Features> {
             let mut operands: Vec<Tensor> = Vec::new();
             for (name, desc) in plan.clip_inputs() {
-                operands.push(clip_operand(device, name, desc, rows, bank)?);
+                let picture = name.strip_prefix("cond.").and_then(|i| followed.get(i.parse::<usize>().ok()?));
+                operands.push(match picture {
+                    Some(pictures) => device.tensor(&repeated(pictures, desc)?)?,
+                    None => clip_operand(device, name, desc, rows, bank)?,
+                });
             }
             plan.features(&operands.iter().collect::<Vec<_>>())
         };
@@ -78,24 +88,27 @@ impl Denoiser {
         Ok(Ready { main: context(&self.main, rows)?, uncond })
     }
 
-    /// The guided prediction for a window: latents `[n,h,w,C]`, the features of its poses, and the timestep.
+    /// The guided prediction for a window: latents `[n,h,w,C]`, the features of its poses, the scales of the ControlNets, and
+    /// the timestep.
     pub(super) fn predict(
         &self,
         ready: &Ready,
         device: &Device,
         latents: &HostTensor,
-        pose: &Tensor,
+        (pose, scales): (&Tensor, &[HostTensor]),
         (timestep, guidance): (f32, f32),
     ) -> Result<Vec<f32>> {
         let latents = device.tensor(latents)?;
         let run = |plan: &StepPlan, features: &Features| -> Result<Vec<f32>> {
             let mut operands: Vec<Tensor> = Vec::new();
             for (name, desc) in plan.step_inputs() {
-                operands.push(match name {
-                    "sample" => latents.clone(),
-                    "pose_features" => pose.clone(),
-                    "timestep" => device.tensor(&HostTensor::from_fn(desc.shape, |_| timestep))?,
-                    other => return Err(Error::call(MODEL, format!("the UNet asks for {other}"))),
+                let scale = name.strip_prefix("scales.").and_then(|i| scales.get(i.parse::<usize>().ok()?));
+                operands.push(match (name, scale) {
+                    (_, Some(scale)) => device.tensor(scale)?,
+                    ("sample", _) => latents.clone(),
+                    ("pose_features", _) => pose.clone(),
+                    ("timestep", _) => device.tensor(&HostTensor::from_fn(desc.shape, |_| timestep))?,
+                    (other, _) => return Err(Error::call(MODEL, format!("the UNet asks for {other}"))),
                 });
             }
             let results = plan.step(&operands.iter().collect::<Vec<_>>(), features)?;
@@ -117,6 +130,15 @@ impl Denoiser {
             _ => Ok(main),
         }
     }
+}
+
+/// Pictures for every frame, or one picture for all of them, in an operand's extents and dtype.
+fn repeated(pictures: &HostTensor, desc: TensorDesc) -> Result<HostTensor> {
+    let values = pictures.to_f32();
+    if values.is_empty() || !desc.shape.count().is_multiple_of(values.len()) {
+        return Err(Error::call(MODEL, format!("a ControlNet wants {desc}, and follows {}", pictures.desc())));
+    }
+    Ok(HostTensor::from_fn(desc.shape, |i| values[i % values.len()]).convert(desc.dtype))
 }
 
 fn clip_operand(

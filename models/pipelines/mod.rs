@@ -5,15 +5,18 @@
 
 pub mod animate;
 pub mod components;
+mod control;
 mod decode;
 mod denoise;
 mod memory;
 mod planner;
 pub mod stable;
 mod stages;
+mod steps;
 mod watch;
 
 pub use animate::{AnimateInput, AnimateOptions, Animator, Checkpoint, Motion};
 pub use components::{Components, Loaded};
+pub use control::ControlInput;
 pub use memory::{Halves, MemoryPlan, StageMemory};
 pub use watch::{Event, Flow, Progress, Stage};

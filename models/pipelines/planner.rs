@@ -8,6 +8,7 @@ use super::denoise::Denoiser;
 use super::memory::{Halves, MemoryPlan, StageMemory};
 use super::stages::{Size, operands, reference_plan, step_operands};
 use super::watch::Stage;
+use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
 use crate::guider::GuiderShape;
 use crate::stages::UnetShape;
@@ -123,7 +124,11 @@ impl Planner<'_> {
         let one = if guided { Halves::InTurn } else { Halves::Conditional };
         let frames = self.window(None).frames;
         let portions = [2, 4, 8].map(|parts| frames.div_ceil(parts)).into_iter().filter(|n| *n < frames);
-        let mut ways: Vec<(Halves, Option<usize>)> = if guided { vec![(Halves::Together, None)] } else { Vec::new() };
+        let mut ways: Vec<(Halves, Option<usize>)> = Vec::new();
+        // ControlNets steer halves that run apart.
+        if guided && self.components.controls() == 0 {
+            ways.push((Halves::Together, None));
+        }
         ways.push((one, None));
         ways.extend(portions.map(|n| (one, Some(n))));
         ways.dedup();
@@ -144,7 +149,9 @@ impl Planner<'_> {
     fn denoising(&self, halves: Halves, portion: Option<usize>) -> Result<Option<u64>> {
         let bytes = self.peak(|device| {
             let (unet, _) = self.components.unet(device)?;
-            let denoiser = Denoiser::open(&unet, self.window(portion), halves)?;
+            let nets = self.components.control_nets(device)?;
+            let nets: Vec<&ControlNet> = nets.iter().map(|(net, _)| net).collect();
+            let denoiser = Denoiser::open(&unet, &nets, self.window(portion), halves)?;
             let bytes = denoiser.operands();
             Ok((denoiser, bytes))
         });

@@ -64,7 +64,8 @@ pub enum Event<'a> {
     Loaded(&'a Loaded),
     /// Work went on.
     Progress(Progress),
-    /// The reference as CLIP reads it `[1,S,S,3]`, its embedding `[1,C]`, and as the VAE reads it `[1,H,W,3]`.
+    /// The reference as CLIP reads it `[1,S,S,3]`, its embedding `[1,C]`, as the VAE reads it `[1,H,W,3]`, and its latents
+    /// `[1,h,w,C]`.
     Reference {
         /// Normalised pixels.
         clip_pixels: &'a HostTensor,
@@ -72,6 +73,8 @@ pub enum Event<'a> {
         embedding: &'a HostTensor,
         /// In [−1, 1].
         pixels: &'a HostTensor,
+        /// The encoder's mean, scaled.
+        latents: &'a HostTensor,
     },
     /// Some frames of the motion as the guiders read them, `[n,H,W,3]` in [0, 1].
     Motion(&'a HostTensor),

@@ -5,6 +5,7 @@ use muybridge_runtime::{Device, HostTensor, Pins, PlanOptions, Tensor, TensorDes
 use super::prompt::{Conditioning, total};
 use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
+use crate::pipelines::control::strength;
 use crate::schedulers::Scheduler;
 use crate::stages::{Features, StepPlan, UnetShape};
 use crate::unet::Unet;
@@ -26,10 +27,7 @@ pub(super) struct Controlled {
 impl Controlled {
     /// Its strength in step `i` of `steps`: none outside its range.
     fn scale_at(&self, i: usize, steps: usize) -> f32 {
-        // In f32, so that a share like 0.2 is the same number from either side.
-        let share = |i: usize| (i as f64 / steps as f64) as f32;
-        let outside = share(i) < self.range[0] || share(i + 1) > self.range[1];
-        if outside { 0.0 } else { self.scale }
+        strength(self.scale, self.range, i, steps)
     }
 }
 

@@ -17,6 +17,7 @@ use super::{Checkpoint, Conditioning, PromptOptions, from_pixels, mask, to_pixel
 use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
 use crate::noise::TorchCpu;
+use crate::pipelines::control::{UNSOUND, sound};
 use crate::pipelines::memory::{Halves, MemoryPlan};
 use crate::pipelines::watch::{Clock, Event, Flow, Stage, Watch};
 use crate::resize::Picture;
@@ -200,14 +201,13 @@ pub fn generate(
 fn check(r: &Generate) -> Result<()> {
     let unit = |v: f32| (0.0..=1.0).contains(&v);
     let strength = r.start.strength();
-    let ranges = r.controls.iter().all(|c| unit(c.range[0]) && unit(c.range[1]) && c.range[0] <= c.range[1]);
+    let controls = r.controls.iter().all(|c| sound(c.scale, c.range));
     let wrong = match () {
         () if r.seeds.is_empty() => "no seeds, so no pictures",
         () if !(unit(strength) && strength > 0.0) => "the strength is not above 0 and up to 1",
         () if !unit(r.guidance_rescale) => "guidance_rescale is not from 0 to 1",
         () if !r.guidance_scale.is_finite() => "guidance_scale is no number",
-        () if !ranges => "the range of a ControlNet does not go from one share of the run to a later one",
-        () if r.controls.iter().any(|c| !c.scale.is_finite()) => "the scale of a ControlNet is no number",
+        () if !controls => UNSOUND,
         () if r.controls.is_empty() && r.guess_mode => "guess mode without a ControlNet",
         () => return Ok(()),
     };

@@ -16,6 +16,7 @@ use crate::context::{Weighting, Windows};
 use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
 use crate::noise::{NoiseSource, TorchCpu};
+use crate::pipelines::control::{UNSOUND, sound};
 use crate::pipelines::memory::{Halves, MemoryPlan};
 use crate::pipelines::watch::{Clock, Event, Flow, Stage, Watch};
 use crate::resize::Picture;
@@ -184,8 +185,7 @@ fn extents(checkpoint: &Checkpoint, r: &Motion, vae: &Vae) -> Result<[usize; 2]>
             [width * factor, height * factor]
         }
     };
-    let unit = |v: f32| (0.0..=1.0).contains(&v);
-    let ranges = r.controls.iter().all(|c| unit(c.range[0]) && unit(c.range[1]) && c.range[0] <= c.range[1]);
+    let controls = r.controls.iter().all(|c| sound(c.scale, c.range));
     let wrong = match () {
         () if size.iter().any(|n| *n == 0 || !n.is_multiple_of(factor)) => {
             format!("{} x {} pixels: wanted multiples of {factor}", size[0], size[1])
@@ -194,10 +194,7 @@ fn extents(checkpoint: &Checkpoint, r: &Motion, vae: &Vae) -> Result<[usize; 2]>
             format!("{} frames in windows of {}", r.frames, r.window)
         }
         () if !r.guidance_scale.is_finite() => "guidance_scale is no number".into(),
-        () if !ranges || r.controls.iter().any(|c| !c.scale.is_finite()) => {
-            "a ControlNet's scale is no number, or its range does not go from one share of the run to a later one"
-                .into()
-        }
+        () if !controls => UNSOUND.into(),
         () => return Ok(size),
     };
     Err(Error::call(MODEL, wrong))
