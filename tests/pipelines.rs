@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use muybridge::loaders::read_tensors;
+use muybridge::loaders::{read_tensors, write_tensors};
 use muybridge::lora::Lora;
 use muybridge::pipelines::stable::{
     Checkpoint, Control, Generate, Motion, MotionControl, PromptOptions, Start, generate, motion,
@@ -21,7 +21,7 @@ type Tensors = BTreeMap<String, HostTensor>;
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
-    for folder in ["pipeline_sd", "pipeline_xl", "pipeline_motion"] {
+    for folder in ["pipeline_sd", "pipeline_xl", "pipeline_more", "pipeline_motion"] {
         let dir = golden(folder);
         let expected = Arc::new(read_tensors(dir.join("expected.safetensors")).unwrap());
         let runs: Vec<Value> = serde_json::from_slice(&std::fs::read(dir.join("runs.json")).unwrap()).unwrap();
@@ -98,6 +98,41 @@ fn request(dir: &Path, run: &Value, tensors: &Tensors) -> Generate {
     }
 }
 
+/// The folder that a run reads: its own, or a copy of another one with other configurations.
+fn folder(dir: &Path, run: &Value) -> (PathBuf, Option<tempfile::TempDir>) {
+    let Some(base) = run["base"].as_str() else { return (dir.to_path_buf(), None) };
+    let made = tempfile::tempdir().unwrap();
+    copy(&golden(base), made.path());
+    for (file, fields) in run["configs"].as_object().into_iter().flatten() {
+        let path = made.path().join(file);
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+    for net in run["controls"].as_array().into_iter().flatten().map(|c| c["net"].as_str().unwrap()) {
+        // Its trunk is that of the UNet.
+        let trunk = ["conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block"];
+        let mut tensors = read_tensors(golden(base).join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+        tensors.retain(|name, _| trunk.iter().any(|t| name.starts_with(t)));
+        tensors.extend(read_tensors(dir.join(format!("{net}.safetensors"))).unwrap());
+        copy(&dir.join(net), &made.path().join(net));
+        write_tensors(made.path().join(net).join("diffusion_pytorch_model.safetensors"), &tensors).unwrap();
+    }
+    (made.path().to_path_buf(), Some(made))
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            std::fs::copy(path, to).unwrap();
+        }
+    }
+}
+
 /// The checkpoint, with another UNet or LoRAs where the run has them.
 fn checkpoint(dir: &Path, run: &Value) -> (Checkpoint, Option<tempfile::TempDir>) {
     let mut checkpoint = Checkpoint::open(dir).unwrap();
@@ -107,20 +142,15 @@ fn checkpoint(dir: &Path, run: &Value) -> (Checkpoint, Option<tempfile::TempDir>
     }
     let Some(unet) = run["unet"].as_str() else { return (checkpoint, None) };
     let other = tempfile::tempdir().unwrap();
-    std::fs::copy(dir.join("model_index.json"), other.path().join("model_index.json")).unwrap();
-    for name in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
-        std::fs::create_dir(other.path().join(name)).unwrap();
-        for entry in std::fs::read_dir(dir.join(if name == "unet" { unet } else { name })).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), other.path().join(name).join(entry.file_name())).unwrap();
-        }
-    }
+    copy(dir, other.path());
+    copy(&dir.join(unet), &other.path().join("unet"));
     (Checkpoint::open(other.path()).unwrap(), Some(other))
 }
 
 fn compare_picture(dir: &Path, run: &Value, tensors: &Tensors, device: &Device) -> Result<(), Failed> {
-    let (checkpoint, _folder) = checkpoint(dir, run);
-    let request = request(dir, run, tensors);
+    let (dir, _made) = folder(dir, run);
+    let (checkpoint, _folder) = checkpoint(&dir, run);
+    let request = request(&dir, run, tensors);
     let mut seen: Vec<Vec<f32>> = Vec::new();
     let mut watch = |event: Event<'_>| {
         if let Event::Step { latents, .. } = event {
