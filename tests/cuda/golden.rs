@@ -16,7 +16,11 @@ const EVERY: [(&str, DType); 2] = [("cuda:0", DType::F32), ("cuda:0", DType::F16
 const FIRST: [(&str, DType); 2] = [("cuda:0", DType::BF16), ("cuda:6", DType::F16)];
 
 /// Kinds that must be among the cases, so that a lost folder is noticed.
-const WANTED: [&str; 4] = ["vae", "unet2d", "controlnet", "controlnet_chain"];
+const WANTED: [&str; 7] =
+    ["vae", "unet2d", "controlnet", "controlnet_chain", "aa_denoise", "champ_denoise", "unet_motion"];
+
+/// A kind that takes minutes on an emulator; its steps are those of `champ_denoise`.
+const LONG: &str = "champ_pipeline";
 
 /// One trial per case, call, device and dtype.
 pub fn trials() -> Vec<Trial> {
@@ -61,8 +65,10 @@ fn add(trials: &mut Vec<Trial>, case: Arc<Case>) {
         let runs = EVERY.into_iter().chain(FIRST.into_iter().filter(|_| i == 0));
         for (device, dtype) in runs {
             let name = format!("golden/{}/{call}/{device}/{dtype}", case.name());
+            let long = case.kind() == LONG;
+            let name = if long { format!("{name} (takes minutes on an emulator)") } else { name };
             let (case, call) = (case.clone(), call.to_string());
-            trials.push(Trial::test(name, move || check(&case, &call, device, dtype)));
+            trials.push(Trial::test(name, move || check(&case, &call, device, dtype)).with_ignored_flag(long));
         }
     }
 }
