@@ -104,8 +104,8 @@ impl Conditions {
         Ok(g.join(&parts)?)
     }
 
-    /// Builds work on single rows `x [F,..]` → `[F,..]` portion by portion.
-    pub(crate) fn by_rows(
+    /// Builds work that reads nothing but `x [F,..]` → `[F,..]`, portion by portion.
+    pub(crate) fn by_frames(
         &self,
         g: &mut Graph,
         x: Value,
@@ -213,7 +213,7 @@ impl DownBlock2D {
             skips.push(x);
         }
         if let Some(downsampler) = &self.downsampler {
-            x = downsampler.apply(g, x)?;
+            x = c.by_frames(g, x, |g, x| downsampler.apply(g, x))?;
             skips.push(x);
         }
         Ok(x)
@@ -295,7 +295,10 @@ impl UpBlock2D {
             x = self.followers.build(g, resnet, j, Source::Two(x, skip), c)?;
         }
         match (&self.upsampler, skips.last()) {
-            (Some(upsampler), Some(next)) => upsampler.upsample(g, x, map_size(g, *next)),
+            (Some(upsampler), Some(next)) => {
+                let size = map_size(g, *next);
+                c.by_frames(g, x, |g, x| upsampler.upsample(g, x, size))
+            }
             _ => Ok(x),
         }
     }

@@ -150,7 +150,7 @@ impl TemporalBlock {
         for attention in &self.attentions {
             x = attention.add(g, x, c.frames)?;
         }
-        c.by_rows(g, x, |g, x| {
+        c.by_frames(g, x, |g, x| {
             let h = self.ff_norm.apply(g, x)?;
             self.ff.add(g, h, x)
         })

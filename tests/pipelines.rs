@@ -10,7 +10,7 @@ use muybridge::lora::Lora;
 use muybridge::pipelines::stable::{
     Checkpoint, Control, Generate, Motion, MotionControl, PromptOptions, Start, generate, motion,
 };
-use muybridge::pipelines::{Event, Flow, Halves, Stage};
+use muybridge::pipelines::{Event, Flow, Halves, MemoryPlan, Stage};
 use muybridge::resize::Picture;
 use muybridge::runtime::{DType, Device, HostTensor, PlanOptions, Tensor, TensorDesc, Weight};
 use muybridge::{Config, ControlNet, StepPlan, Unet, UnetShape, Weights};
@@ -240,6 +240,17 @@ fn windows() -> Result<(), String> {
     let (count, cut, smaller) = latents(Motion { window: 3, overlap: 1, ..base.clone() })?;
     assert!(count == 5 && cut.iter().all(|v| v.is_finite()) && cut != whole);
     assert!(smaller.of(Stage::Denoising) < memory.of(Stage::Denoising));
+    // Less memory: halves of guidance in turn, then frames in portions; the clip stays what it is.
+    let large = Motion { size: Some([96, 64]), steps: 2, controls: Vec::new(), ..base.clone() };
+    let limit = |of: &MemoryPlan| Motion { max_memory: Some(of.of(Stage::Denoising) - 1), ..large.clone() };
+    let (_, free, together) = latents(large.clone())?;
+    let (_, turned, in_turn) = latents(limit(&together))?;
+    let (_, cut_up, portions) = latents(limit(&in_turn))?;
+    assert!(in_turn.halves == Halves::InTurn && portions.spatial_frames.is_some(), "{portions}");
+    for other in [turned, cut_up] {
+        let error = other.iter().zip(&free).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(error < 1e-3, "{error}");
+    }
     let mut other = base.clone();
     other.controls[0].pictures.swap(3, 4);
     let (_, moved, _) = latents(Motion { window: 3, overlap: 1, ..other })?;

@@ -5,7 +5,7 @@ use std::fmt;
 use muybridge_runtime::Device;
 
 use super::watch::Stage;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tiling::Tiling;
 
 /// How the halves of guidance are computed. The choice changes results in the last bits only.
@@ -69,6 +69,51 @@ impl MemoryPlan {
         let largest = self.stages.iter().max_by_key(|s| s.bytes).map_or(Stage::Denoising, |s| s.stage);
         let what = format!("{largest}, which is the least that this size, length and dtype can do with");
         Err(muybridge_runtime::Error::OutOfMemory { device: device.name().into(), what, wanted, limit }.into())
+    }
+}
+
+/// A way of denoising.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub halves: Halves,
+    /// Frames of spatial work at a time, where not all.
+    pub spatial_frames: Option<usize>,
+    /// What it takes.
+    pub bytes: u64,
+}
+
+impl Way {
+    /// The fastest way within a limit, or else the smallest: halves of guidance together (where `together` says that they
+    /// can be), in turn, and in turn with spatial work on a half, a quarter or an eighth of a window's frames at a time.
+    /// `cost` tells the bytes of each.
+    pub(super) fn choose(
+        (guided, together): (bool, bool),
+        frames: usize,
+        limit: u64,
+        cost: impl Fn(Halves, Option<usize>) -> Result<u64>,
+    ) -> Result<Way> {
+        let one = if guided { Halves::InTurn } else { Halves::Conditional };
+        let portions = [2, 4, 8].map(|parts| frames.div_ceil(parts)).into_iter().filter(|n| *n < frames);
+        let first = (guided && together).then_some((Halves::Together, None));
+        let mut ways: Vec<_> = first.into_iter().chain([(one, None)]).chain(portions.map(|n| (one, Some(n)))).collect();
+        ways.dedup();
+        let mut least: Option<Way> = None;
+        for (halves, spatial_frames) in ways {
+            let bytes = match cost(halves, spatial_frames) {
+                // Maps of single frames do not lie as the device can bind them.
+                Err(Error::Runtime(muybridge_runtime::Error::Misaligned { .. })) if spatial_frames.is_some() => {
+                    continue;
+                }
+                other => other?,
+            };
+            if least.is_none_or(|l| bytes < l.bytes) {
+                least = Some(Way { halves, spatial_frames, bytes });
+            }
+            if bytes <= limit {
+                break;
+            }
+        }
+        least.ok_or_else(|| Error::call("MemoryPlan", "no way of denoising"))
     }
 }
 

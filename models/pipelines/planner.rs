@@ -5,7 +5,7 @@ use muybridge_runtime::Device;
 use super::animate::AnimateOptions;
 use super::components::Components;
 use super::denoise::Denoiser;
-use super::memory::{Halves, MemoryPlan, StageMemory};
+use super::memory::{Halves, MemoryPlan, StageMemory, Way};
 use super::stages::{Size, operands, reference_plan, step_operands};
 use super::watch::Stage;
 use crate::controlnet::ControlNet;
@@ -27,7 +27,11 @@ impl Planner<'_> {
     /// The plan of the fastest run within the limit.
     pub(super) fn plan(&self) -> Result<MemoryPlan> {
         let limit = self.options.max_memory.unwrap_or(u64::MAX);
-        let (halves, spatial_frames, denoising) = self.least_denoising(limit)?;
+        // ControlNets steer halves that run apart.
+        let guidance = (self.options.guidance > 1.0, self.components.controls() == 0);
+        let frames = self.window(None).frames;
+        let Way { halves, spatial_frames, bytes: denoising } =
+            Way::choose(guidance, frames, limit, |halves, portion| self.denoising(halves, portion))?;
         let (embedding, encoding, reference) = (self.embedding()?, self.encoding()?, self.reference()?);
         let (guider_frames, guidance) = self.guidance(limit.min(denoising))?;
         let (vae, _) = self.components.vae(&self.device.trace())?;
@@ -117,48 +121,15 @@ impl Planner<'_> {
         Ok(unet.config().trunk.levels.first().map_or(0, |l| l.channels))
     }
 
-    /// The fastest way of denoising within the limit, or else the smallest: how the halves of guidance run, frames of
-    /// spatial work at a time, and bytes.
-    fn least_denoising(&self, limit: u64) -> Result<(Halves, Option<usize>, u64)> {
-        let guided = self.options.guidance > 1.0;
-        let one = if guided { Halves::InTurn } else { Halves::Conditional };
-        let frames = self.window(None).frames;
-        let portions = [2, 4, 8].map(|parts| frames.div_ceil(parts)).into_iter().filter(|n| *n < frames);
-        let mut ways: Vec<(Halves, Option<usize>)> = Vec::new();
-        // ControlNets steer halves that run apart.
-        if guided && self.components.controls() == 0 {
-            ways.push((Halves::Together, None));
-        }
-        ways.push((one, None));
-        ways.extend(portions.map(|n| (one, Some(n))));
-        ways.dedup();
-        let mut least = None;
-        for (halves, portion) in ways {
-            let Some(bytes) = self.denoising(halves, portion)? else { continue };
-            if least.is_none_or(|(_, _, smallest)| bytes < smallest) {
-                least = Some((halves, portion, bytes));
-            }
-            if bytes <= limit {
-                break;
-            }
-        }
-        least.ok_or_else(|| Error::call("Animator", "no way of denoising"))
-    }
-
-    /// Bytes of a way of denoising; none where maps of single frames do not lie as the device can bind them.
-    fn denoising(&self, halves: Halves, portion: Option<usize>) -> Result<Option<u64>> {
-        let bytes = self.peak(|device| {
+    fn denoising(&self, halves: Halves, portion: Option<usize>) -> Result<u64> {
+        self.peak(|device| {
             let (unet, _) = self.components.unet(device)?;
             let nets = self.components.control_nets(device)?;
             let nets: Vec<&ControlNet> = nets.iter().map(|(net, _)| net).collect();
             let denoiser = Denoiser::open(&unet, &nets, self.window(portion), halves)?;
             let bytes = denoiser.operands();
             Ok((denoiser, bytes))
-        });
-        match bytes {
-            Err(Error::Runtime(muybridge_runtime::Error::Misaligned { .. })) if portion.is_some() => Ok(None),
-            other => other.map(Some),
-        }
+        })
     }
 
     /// The shape of a window, spatial work being done in portions of so many frames.

@@ -273,7 +273,7 @@ impl Scene {
         };
         let strength = r.start.strength();
         let steps = scheduler.timesteps().len().saturating_sub(first_step(scheduler, r.steps, strength));
-        let needs = |apart: bool| {
+        let denoise = |halves: Halves, _: Option<usize>| {
             let request = Request {
                 unet: &self.unet,
                 controls: &self.controls,
@@ -283,7 +283,7 @@ impl Scene {
                 guidance: r.guidance_scale,
                 rescale: r.guidance_rescale,
                 guess: self.guess,
-                apart,
+                apart: halves == Halves::InTurn,
             };
             request.memory(steps, &trace)
         };
@@ -296,10 +296,9 @@ impl Scene {
             }
         };
         let factor = self.vae.config().factor();
-        let denoise = [needs(false)?, if guided { needs(true)? } else { needs(false)? }];
         let text = checkpoint.text_memory(r.dtype, &trace)?;
         let latents = [1, height / factor, width / factor];
-        Needs { text, encode, denoise, guided, vae: &self.vae, latents, dtype: self.vae_dtype }
+        Needs { text, encode, denoise: &denoise, guided, frames: 1, vae: &self.vae, latents, dtype: self.vae_dtype }
             .choose(r.max_memory, device)
     }
 

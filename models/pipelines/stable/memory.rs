@@ -3,7 +3,7 @@
 use muybridge_runtime::{DType, Device};
 
 use crate::error::{Error, Result};
-use crate::pipelines::memory::{Halves, MemoryPlan, StageMemory};
+use crate::pipelines::memory::{Halves, MemoryPlan, StageMemory, Way};
 use crate::pipelines::watch::Stage;
 use crate::tiling::Tiling;
 use crate::vae::{Vae, VaeShape};
@@ -13,10 +13,12 @@ pub(super) struct Needs<'a> {
     pub text: u64,
     /// The encoder of the autoencoder, where pictures are given.
     pub encode: u64,
-    /// Denoising with both halves at once, and with one after the other.
-    pub denoise: [u64; 2],
+    /// Bytes of a way of denoising.
+    pub denoise: &'a dyn Fn(Halves, Option<usize>) -> Result<u64>,
     /// There are two halves.
     pub guided: bool,
+    /// Frames of a window.
+    pub frames: usize,
     pub vae: &'a Vae,
     /// Batch, height and width of what is decoded at a time.
     pub latents: [usize; 3],
@@ -30,12 +32,8 @@ impl Needs<'_> {
     /// No way is within it; the error names the least that would do.
     pub(super) fn choose(&self, limit: Option<u64>, device: &Device) -> Result<MemoryPlan> {
         let most = limit.unwrap_or(u64::MAX);
-        let [together, apart] = self.denoise;
-        let (halves, denoising) = match self.guided {
-            true if together > most => (Halves::InTurn, apart),
-            true => (Halves::Together, together),
-            false => (Halves::Conditional, together),
-        };
+        let Way { halves, spatial_frames, bytes: denoising } =
+            Way::choose((self.guided, true), self.frames, most, self.denoise)?;
         let tiling = match self.vae.tiling_within(self.latents, self.dtype, most) {
             Ok(tiling) => tiling,
             // What the smallest tiles need is told with everything else.
@@ -51,7 +49,7 @@ impl Needs<'_> {
         ];
         let stages = stages.into_iter().filter(|(_, bytes)| *bytes > 0);
         let stages = stages.map(|(stage, bytes)| StageMemory { stage, bytes }).collect();
-        MemoryPlan { stages, halves, spatial_frames: None, guider_frames: None, tiling, host: 0 }.within(limit, device)
+        MemoryPlan { stages, halves, spatial_frames, guider_frames: None, tiling, host: 0 }.within(limit, device)
     }
 
     fn decode(&self, tile: usize) -> Result<u64> {

@@ -147,7 +147,7 @@ pub fn motion(
     let prompt = PromptOptions { guided, ..request.prompt.clone() };
     let conditioning = checkpoint.condition(&prompt, request.dtype, device)?;
     clock.tick(1, watch)?;
-    let inputs = parts.inputs(&conditioning, memory.halves == Halves::InTurn);
+    let inputs = parts.inputs(&conditioning, (memory.halves, memory.spatial_frames));
     let latents = denoise(request, inputs, (&windows, &weights), &mut *scheduler, device, watch)?;
     drop((unet, controls));
     let [frames, h, w, c] = [request.frames, latents.shape()[1], latents.shape()[2], latents.shape()[3]];
@@ -231,7 +231,7 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn inputs<'a>(&'a self, conditioning: &'a Conditioning, apart: bool) -> Request<'a> {
+    fn inputs<'a>(&'a self, conditioning: &'a Conditioning, (halves, portion): (Halves, Option<usize>)) -> Request<'a> {
         let ([width, height], r) = (self.size, self.request);
         let shape = UnetShape {
             batch: 1,
@@ -239,6 +239,7 @@ impl Parts<'_> {
             width: width / self.factor,
             frames: self.frames,
             dtype: r.dtype,
+            at_a_time: portion.unwrap_or(0),
             ..UnetShape::default()
         };
         Request {
@@ -250,7 +251,7 @@ impl Parts<'_> {
             guidance: r.guidance_scale,
             rescale: 0.0,
             guess: false,
-            apart,
+            apart: halves == Halves::InTurn,
         }
     }
 
@@ -270,13 +271,13 @@ impl Parts<'_> {
         let states = HostTensor::from_fn([rows, tokens, context], |_| 0.0);
         let conditioning = Conditioning { states, pooled: None, notes: Vec::new() };
         let steps = scheduler.timesteps().len();
-        let needs = |apart| self.inputs(&conditioning, apart).memory(steps, &trace);
-        let denoise = [needs(false)?, needs(guided)?];
+        let denoise = |halves, portion| self.inputs(&conditioning, (halves, portion)).memory(steps, &trace);
         let text = checkpoint.text_memory(self.request.dtype, &trace)?;
         let [width, height] = self.size;
         let latents = [1, height / self.factor, width / self.factor];
         let dtype = vae_dtype(vae, self.request);
-        Needs { text, encode: 0, denoise, guided, vae, latents, dtype }.choose(self.request.max_memory, device)
+        Needs { text, encode: 0, denoise: &denoise, guided, frames: self.frames, vae, latents, dtype }
+            .choose(self.request.max_memory, device)
     }
 }
 
