@@ -77,8 +77,9 @@ fn mask_strides(e: &Extents) -> [u32; 2] {
 fn tile(width: usize, queries: usize) -> [u32; 3] {
     match width {
         _ if queries <= 64 => [64, 64, 4],
-        ..=80 => [128, 64, 4],
-        81..=128 => [128, 64, 8],
+        ..=64 => [128, 64, 4],
+        // Two rows of tiles a warp would spill registers.
+        65..=128 => [128, 64, 8],
         _ => [64, 64, 4],
     }
 }

@@ -146,7 +146,7 @@ DEV void store_row(elem* to, bool really, const Softmax<MI>& state, const float 
     float sum = state.sum[i][h];
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    const float share = 1.0f / sum;
+    const float share = quotient(1.0f, sum);
     if (!really) return;
 #pragma unroll
     for (int j = 0; j < NV; j++)

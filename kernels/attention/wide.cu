@@ -169,11 +169,12 @@ KERNEL __launch_bounds__(THREADS) attention(OPERANDS, const Params params) {
             float all = 0.0f;
 #pragma unroll
             for (u32 k = 0; k < SPANS; k++) all += sums[in_tile * SPANS + k];
+            const float share = quotient(1.0f, all);
             elem* to = y + (u64)(item * params.queries + query) * params.columns + head * WIDTH;
 #pragma unroll
             for (int j = 0; j < NJ; j++) {
                 const u32 column = (warp * NJ + j) * 8 + lane_column();
-                if (column < WIDTH) *(u32*)(to + column) = pack<BF16>(o[i][j][2 * h] / all, o[i][j][2 * h + 1] / all);
+                if (column < WIDTH) *(u32*)(to + column) = pack<BF16>(o[i][j][2 * h] * share, o[i][j][2 * h + 1] * share);
             }
         }
 }

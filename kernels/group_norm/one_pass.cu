@@ -58,7 +58,7 @@ KERNEL __launch_bounds__(BLOCK) group_norm(OPERANDS, const Params params) {
 #pragma unroll
         for (u32 k = 0; k < LANES; k++) sum += widen(pack.v[k]);
     }
-    const float mean = total(sum, partial) / count;
+    const float mean = quotient(total(sum, partial), count);
 
     // 2. Variance about the mean.
     float squares = 0.0f;
@@ -70,7 +70,7 @@ KERNEL __launch_bounds__(BLOCK) group_norm(OPERANDS, const Params params) {
             squares += d * d;
         }
     }
-    const float scale = rsqrtf(total(squares, partial) / count + EPS);
+    const float scale = rsqrtf(quotient(total(squares, partial), count) + EPS);
 
     // 3. Result.
     for (u32 i = threadIdx.x; i < packs; i += BLOCK) {

@@ -28,7 +28,7 @@ struct Moments {
 
 // Moments of two sets together (Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm", 1979).
 DEV Moments together(Moments a, Moments b) {
-    const float count = a.count + b.count, part = count > 0.0f ? b.count / count : 0.0f, d = b.mean - a.mean;
+    const float count = a.count + b.count, part = count > 0.0f ? quotient(b.count, count) : 0.0f, d = b.mean - a.mean;
     return Moments{count, a.mean + d * part, a.squares + b.squares + d * d * a.count * part};
 }
 
@@ -97,8 +97,8 @@ KERNEL __launch_bounds__(BLOCK, 2) group_norm_statistics(OPERANDS, const Params 
                 sum += sums[line * SLAB + channel];
                 square += squares[line * SLAB + channel];
             }
-            means[channel] = widen(base.v[k]) + sum / count;
-            spreads[channel] = fmaxf(square - sum * sum / count, 0.0f);
+            means[channel] = widen(base.v[k]) + quotient(sum, count);
+            spreads[channel] = fmaxf(square - quotient(sum * sum, count), 0.0f);
         }
     }
     // The channels' moments are there.
@@ -144,7 +144,7 @@ KERNEL __launch_bounds__(BLOCK, 2) group_norm(OPERANDS, const Params params) {
             other.squares = __shfl_down_sync(0xffffffffu, m.squares, distance);
             m = together(m, other);
         }
-        if (lane == 0) means[g] = m.mean, scales[g] = rsqrtf(m.squares / m.count + EPS);
+        if (lane == 0) means[g] = m.mean, scales[g] = rsqrtf(quotient(m.squares, m.count) + EPS);
     }
     // The groups' means and scales are there.
     __syncthreads();

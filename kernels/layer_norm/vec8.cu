@@ -21,7 +21,10 @@ DEV float total(float value) {
     return value;
 }
 
-KERNEL __launch_bounds__(32 * ROWS, 4) layer_norm(OPERANDS, const Params params) {
+// As many blocks as leave a lane registers for its part of the row.
+constexpr int BLOCKS = ROUNDS > 6 ? 2 : ROUNDS > 4 ? 3 : 4;
+
+KERNEL __launch_bounds__(32 * ROWS, BLOCKS) layer_norm(OPERANDS, const Params params) {
     const u32 row = linear_block() * ROWS + threadIdx.x / 32, lane = threadIdx.x & 31;
     // A warp has one row, so all of its lanes leave or stay.
     if (row >= params.rows) return;
@@ -37,7 +40,7 @@ KERNEL __launch_bounds__(32 * ROWS, 4) layer_norm(OPERANDS, const Params params)
 #pragma unroll
         for (int k = 0; k < 8; k++) v[i][k] = widen(octet.v[k]), sum += v[i][k];
     }
-    const float mean = total(sum) / COLUMNS;
+    const float mean = quotient(total(sum), COLUMNS);
 
     // 2. Variance about the mean.
     float squares = 0.0f;
@@ -48,7 +51,7 @@ KERNEL __launch_bounds__(32 * ROWS, 4) layer_norm(OPERANDS, const Params params)
             const float d = v[i][k] - mean;
             squares += i * 32 + lane < OCTETS ? d * d : 0.0f;
         }
-    const float scale = rsqrtf(total(squares) / COLUMNS + EPS);
+    const float scale = rsqrtf(quotient(total(squares), COLUMNS) + EPS);
 
     // 3. Result.
 #pragma unroll

@@ -31,7 +31,7 @@ KERNEL __launch_bounds__(BLOCK) layer_norm(OPERANDS, const Params params) {
     // 1. Mean.
     float sum = 0.0f;
     for (u32 c = lane; c < columns; c += 32) sum += read_x(from + c);
-    const float mean = total(sum) / columns;
+    const float mean = quotient(total(sum), columns);
 
     // 2. Variance about the mean.
     float squares = 0.0f;
@@ -39,7 +39,7 @@ KERNEL __launch_bounds__(BLOCK) layer_norm(OPERANDS, const Params params) {
         float d = read_x(from + c) - mean;
         squares += d * d;
     }
-    const float scale = rsqrtf(total(squares) / columns + EPS);
+    const float scale = rsqrtf(quotient(total(squares), columns) + EPS);
 
     // 3. Result.
     for (u32 c = lane; c < columns; c += 32) {

@@ -6,6 +6,7 @@ mod emulator;
 mod faults;
 mod golden;
 mod older;
+mod packs;
 #[path = "../emulator/sanitizer.rs"]
 mod sanitizer;
 mod sanitizers;
@@ -125,6 +126,7 @@ fn main() {
         Trial::test("processes_share_a_cache", shared),
     ];
     trials.extend(faults::trials());
+    trials.extend(packs::trials());
     trials.extend(golden::trials());
     trials.extend(older::trials());
     trials.extend(sanitizers::trials(Path::new(FOLDER)));
@@ -230,8 +232,8 @@ fn folder(name: &str) -> Result<PathBuf, Failed> {
 }
 
 /// A library path that has the driver and no compiler.
-fn without_compiler() -> Result<PathBuf, Failed> {
-    let path = folder("driver-only")?;
+fn without_compiler(name: &str) -> Result<PathBuf, Failed> {
+    let path = folder(&format!("driver-for-{name}"))?;
     for name in ["libcuda.so", "libcuda.so.1"] {
         std::fs::copy(Path::new(FOLDER).join(name), path.join(name))?;
     }
@@ -274,7 +276,7 @@ fn counted() -> Result<(), Failed> {
 }
 
 fn kept() -> Result<(), Failed> {
-    let (cache, driver) = (folder("kept")?, without_compiler()?);
+    let (cache, driver) = (folder("kept")?, without_compiler("kept")?);
     let [cache, driver] = [&cache, &driver].map(|p| p.to_string_lossy().into_owned());
     let bare = [("MUYBRIDGE_CACHE", cache.as_str()), ("LD_LIBRARY_PATH", driver.as_str())];
     let before = report(&mut child(&bare)?)?;

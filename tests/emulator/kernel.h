@@ -202,6 +202,7 @@ DEV u16 float_to_bf16(float x) {
 DEV u32 pack_f16(float first, float second) { return float_to_f16(first) | (u32)float_to_f16(second) << 16; }
 DEV u32 pack_bf16(float first, float second) { return float_to_bf16(first) | (u32)float_to_bf16(second) << 16; }
 DEV float exp2_fast(float x) { return exp2f(x); }
+DEV float quotient(float a, float b) { return a / b; }
 // A whole warp tile in one meeting; `BF16` chooses the operands' format.
 template <bool BF16, int MI, int NI>
 DEV void mma_tile(float (&d)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&b)[NI][2]) {
