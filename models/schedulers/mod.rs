@@ -45,6 +45,7 @@ mod lcm;
 mod multistep;
 mod pndm;
 mod prediction;
+mod root;
 mod run;
 pub mod score_sde;
 mod spacing;

@@ -3,6 +3,7 @@
 use muybridge_loaders::Config;
 
 use crate::error::{Error, Result};
+use crate::schedulers::root::sqrt;
 use crate::schedulers::spacing::linspace_f32;
 
 /// `β_t` and `ᾱ_t = Π (1 − β)` of the timesteps that a network was trained with.
@@ -75,7 +76,7 @@ impl Tables {
     /// The same schedule bent so that no signal is left at its end:
     /// [Lin et al. 2023](https://arxiv.org/abs/2305.08891), algorithm 1.
     pub fn zero_terminal_snr(&self) -> Tables {
-        let root: Vec<f32> = self.alphas_cumprod.iter().map(|a| a.sqrt()).collect();
+        let root: Vec<f32> = self.alphas_cumprod.iter().map(|a| sqrt(*a)).collect();
         let (Some(&first), Some(&last)) = (root.first(), root.last()) else { return self.clone() };
         let stretch = first / (first - last);
         let bar: Vec<f32> = root.iter().map(|r| (r - last) * stretch).map(|r| r * r).collect();
