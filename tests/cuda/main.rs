@@ -7,6 +7,7 @@ mod faults;
 mod golden;
 mod older;
 mod packs;
+mod ranges;
 #[path = "../emulator/sanitizer.rs"]
 mod sanitizer;
 mod sanitizers;
@@ -97,6 +98,12 @@ fn main() {
     if faults::is_child() {
         return faults::child();
     }
+    if ranges::is_child() {
+        return ranges::child().unwrap_or_else(|e| {
+            eprintln!("{e:?}");
+            std::process::exit(1)
+        });
+    }
     if std::env::var_os(PROBE).is_some() {
         return probe();
     }
@@ -129,6 +136,7 @@ fn main() {
     trials.extend(packs::trials());
     trials.extend(golden::trials());
     trials.extend(older::trials());
+    trials.extend(ranges::trials());
     trials.extend(sanitizers::trials(Path::new(FOLDER)));
     libtest_mimic::run(&args, trials).exit();
 }

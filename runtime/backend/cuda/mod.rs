@@ -17,6 +17,7 @@ mod cache;
 mod gpu;
 mod kernel;
 mod nvrtc;
+mod nvtx;
 pub mod pack;
 mod program;
 mod staging;
@@ -71,6 +72,14 @@ pub fn architecture(capability: (u32, u32)) -> String {
 /// NVRTC's version as 1000 · major + minor, or `None` where it is not found.
 pub fn compiler() -> Option<u32> {
     nvrtc::version()
+}
+
+/// Whether a tool (nsys, ncu) watches this process and is told the paths of nodes as NVTX ranges while they are timed.
+///
+/// # Errors
+/// Why not: no tool asked for it, or its library does not load.
+pub fn watched() -> std::result::Result<(), String> {
+    nvtx::tool().as_ref().map(|_| ()).map_err(Clone::clone)
 }
 
 /// A CUDA device.

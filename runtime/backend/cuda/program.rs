@@ -1,6 +1,6 @@
 //! A compiled plan: one CUDA graph, captured when the plan is made and launched by every run.
 
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use cudarc::driver::sys;
 
 use super::gpu::Gpu;
 use super::kernel::{Kernel, Key};
+use super::nvtx;
 use crate::backend::{BoundLaunch, BoundNode, Buffer, CopySpan, Program};
 use crate::error::{Error, Result};
 use crate::profile::{Caches, NodeTime, Timing};
@@ -27,6 +28,8 @@ struct Prepared {
 pub(super) struct CudaProgram {
     gpu: Arc<Gpu>,
     nodes: Vec<Range<usize>>,
+    /// Paths of the nodes, as names of ranges.
+    names: Vec<CString>,
     launches: Vec<Prepared>,
     /// `None` where there is nothing to launch.
     graph: Option<Graph>,
@@ -72,10 +75,12 @@ impl CudaProgram {
         });
         let nodes_of = ranges.collect();
         let graph = if launches.is_empty() { None } else { Some(capture(&gpu, &launches)?) };
-        Ok(CudaProgram { nodes: nodes_of, launches, graph, _buffers: distinct_buffers(nodes), gpu })
+        let names = nodes.iter().map(|n| nvtx::name(&n.path)).collect();
+        Ok(CudaProgram { nodes: nodes_of, names, launches, graph, _buffers: distinct_buffers(nodes), gpu })
     }
 
-    /// Launches node by node between two events: a graph has no place for the timer.
+    /// Launches node by node between two events: a graph has no place for the timer. A tool that watches sees the node's path
+    /// as a range round its launches.
     fn run_timed(&self, timing: Timing<'_>) -> Result<()> {
         let gpu = &*self.gpu;
         if !gpu.caps.timestamps {
@@ -84,7 +89,9 @@ impl CudaProgram {
         let flush = if timing.caches == Caches::Flushed { Some(Flush::new(gpu)?) } else { None };
         let pair = |_| Ok([Stamp::new(gpu)?, Stamp::new(gpu)?]);
         let stamps = self.nodes.iter().map(pair).collect::<Result<Vec<_>>>()?;
-        for (node, [start, end]) in self.nodes.iter().zip(&stamps) {
+        let tool = nvtx::tool().as_ref().ok();
+        for ((node, name), [start, end]) in self.nodes.iter().zip(&self.names).zip(&stamps) {
+            let _range = tool.map(|t| t.range(name));
             let launch = || self.launches[node.clone()].iter().try_for_each(|l| l.launch(gpu, gpu.stream));
             if let Some(flush) = &flush {
                 flush.write(gpu)?;
