@@ -36,7 +36,7 @@ pub struct ModelArgs {
 
 /// Batch, height and width.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Extents([usize; 3]);
+pub struct Extents(pub [usize; 3]);
 
 impl std::str::FromStr for Extents {
     type Err = String;

@@ -1,5 +1,7 @@
 //! `muybridge profile`
 
+mod pipeline;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,6 +30,9 @@ pub struct Args {
     /// Runs that time each kernel on its own: as many with warm, and as many with flushed caches
     #[arg(long, default_value_t = 3, value_name = "N")]
     alone: usize,
+    /// Denoising steps, where the model is a pipeline's folder: its whole run is profiled, once
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    steps: usize,
     /// Rows of each table
     #[arg(long, default_value_t = 10, value_name = "N")]
     rows: usize,
@@ -42,9 +47,16 @@ pub struct Args {
     html: Option<PathBuf>,
 }
 
-/// Profiles one part of a model.
+/// Profiles one part of a model, or a run of a pipeline.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let device = args.device.open_labelled()?;
+    watched(&device);
+    if let Some(pipeline) = pipeline::Pipeline::find(args)? {
+        let report = pipeline.profile(args, &device)?;
+        pipeline::print(&report, args.rows);
+        write(args, &report)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let spinner = ProgressBar::new_spinner().with_message("planning: weights go to the device");
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
     let (component, _, _) = args.model.open(&device)?;
@@ -55,6 +67,12 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let options = Options { repeats: args.repeats, warm: args.alone, flushed: args.alone };
     let report = profiling::measure(&args.model.subject(name), plan, roofs, &options, &mut bar("profiling"))?;
     print(&report, args.rows);
+    write(args, &report)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what was asked for.
+fn write(args: &Args, report: &Report) -> Result<(), Failure> {
     if let Some(file) = &args.json {
         report.save(file)?;
         say!("written: {}", file.display());
@@ -63,12 +81,26 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         [(&args.trace, profiling::trace::trace as fn(&Report) -> String), (&args.html, profiling::html::html)]
     {
         if let Some(file) = file {
-            profiling::error::write(file, text(&report).as_bytes())?;
+            profiling::error::write(file, text(report).as_bytes())?;
             say!("written: {}", file.display());
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
+
+/// Says on a CUDA device whether a tool is told the paths of nodes.
+#[cfg(feature = "cuda")]
+fn watched(device: &muybridge::Device) {
+    if device.caps().target == muybridge::runtime::Target::Cuda {
+        match muybridge::runtime::backend::cuda::watched() {
+            Ok(()) => say!("paths of nodes go to the tool that watches, as NVTX ranges"),
+            Err(reason) => say!("no NVTX ranges: {reason}"),
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn watched(_: &muybridge::Device) {}
 
 /// The part that was asked for, or the one that runs most.
 pub fn plan(model: &ModelArgs, component: &crate::component::Component, part: Option<&str>) -> Result<Part, Failure> {
@@ -130,6 +162,10 @@ fn print(r: &Report, rows: usize) {
     }
     say!("roofs: {} GFLOP/s ({})", whole(r.roofs.flop_rate / 1e9), r.roofs.product);
     say!("       {:.1} GB/s ({})", r.roofs.byte_rate / 1e9, r.roofs.copy);
+    tables(r, rows);
+}
+
+fn tables(r: &Report, rows: usize) {
     for (title, by) in [("op:kernel", By::Op), ("block", By::Block), ("shape", By::Shape), ("node", By::Node)] {
         say!("");
         of_groups(title, &groups(r, by), r.busy().median(), rows).print();
@@ -150,7 +186,8 @@ fn of_groups(title: &str, groups: &[Group], busy: f64, rows: usize) -> Table {
         let times = if g.nodes > 1 { format!("{}x ", g.nodes) } else { String::new() };
         out.row([
             ms(seconds),
-            format!("{:.0}", 100.0 * g.seconds.relative_spread()),
+            // One run has no spread.
+            if g.seconds.0.len() > 1 { format!("{:.0}", 100.0 * g.seconds.relative_spread()) } else { "-".into() },
             format!("{:.1}%", 100.0 * seconds / busy.max(1e-12)),
             ms(g.warm.median()),
             ms(g.flushed.median()),

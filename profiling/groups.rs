@@ -7,6 +7,8 @@ use crate::{NodeSample, Report, Sample};
 /// What nodes are taken together by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
+    /// Part of a pipeline: `denoise`, the first word of a path.
+    Part,
     /// Op and kernel: `conv2d:tiled`.
     Op,
     /// Block of the network: `up_blocks.1.attentions.0`.
@@ -21,6 +23,7 @@ impl By {
     /// The group of a node.
     pub fn key(self, node: &NodeSample) -> String {
         match self {
+            By::Part => node.path.split('.').next().unwrap_or_default().into(),
             By::Op => format!("{}:{}", node.op, node.kernel),
             By::Block => block(&node.path),
             By::Shape => node.shape(),

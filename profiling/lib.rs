@@ -16,6 +16,7 @@ pub mod groups;
 pub mod html;
 mod measure;
 pub mod occupancy;
+pub mod pipeline;
 mod report;
 mod roofs;
 pub mod stats;

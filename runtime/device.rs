@@ -9,6 +9,7 @@ use crate::backend::trace::TraceBackend;
 use crate::backend::{Backend, Buffer, Caps, MemoryUse, Target};
 use crate::error::{Error, Result};
 use crate::host::HostTensor;
+use crate::record::Recorder;
 use crate::tensor::{Tensor, TensorDesc};
 use crate::tuned::{Table, Tuned};
 
@@ -47,6 +48,7 @@ struct Shared {
     id: u64,
     backend: Arc<dyn Backend>,
     tuned: Mutex<Option<Arc<Table>>>,
+    recorder: Mutex<Option<Arc<Recorder>>>,
 }
 
 /// Where plans run. Cloning shares the device.
@@ -105,7 +107,7 @@ impl Device {
         // Only to tell devices apart in the weights' list of residences; never zero, never reused.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Device(Arc::new(Shared { name: name.into(), id, backend, tuned: Mutex::default() }))
+        Device(Arc::new(Shared { name: name.into(), id, backend, tuned: Mutex::default(), recorder: Mutex::default() }))
     }
 
     /// A device of the same limits and features that owns no memory and runs nothing: plans made on it report what they
@@ -157,6 +159,16 @@ impl Device {
     /// Has later plans take these kernels, or the ops' own order.
     pub fn set_tuned(&self, table: Option<Arc<Table>>) {
         *self.0.tuned.lock().unwrap_or_else(|e| e.into_inner()) = table;
+    }
+
+    /// Has every run of a plan on this device timed node by node and kept, until it is given `None`. Results stay the same;
+    /// each run then waits for its end, and a device that cannot time its own work refuses to run.
+    pub fn record(&self, recorder: Option<Arc<Recorder>>) {
+        *self.0.recorder.lock().unwrap_or_else(|e| e.into_inner()) = recorder;
+    }
+
+    pub(crate) fn recorder(&self) -> Option<Arc<Recorder>> {
+        self.0.recorder.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// Bytes held on the device by this engine.

@@ -18,6 +18,7 @@ mod host;
 mod op;
 mod plan;
 mod profile;
+mod record;
 pub mod source;
 mod tensor;
 pub mod tuned;
@@ -34,5 +35,6 @@ pub use op::{
 };
 pub use plan::{KeptWeights, NodeReport, Pins, Plan, PlanOptions, PlanReport, Resident};
 pub use profile::{Caches, NodeTime, Profile, Timing};
+pub use record::{RecordedPlan, RecordedRun, Recorder};
 pub use tensor::{DType, Element, Shape, Tensor, TensorDesc};
 pub use weight::{ByteOwner, Weight};

@@ -5,6 +5,7 @@ mod memory;
 mod report;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::HostTensor;
 use crate::profile::{Caches, NodeTime, Profile, Timing};
+use crate::record::RecordedRun;
 use crate::tensor::{Tensor, TensorDesc};
 
 pub use self::lower::Pins;
@@ -49,6 +51,8 @@ impl fmt::Debug for KeptWeights {
 
 /// A graph bound to a device, ready to run any number of times. A run allocates nothing but its results.
 pub struct Plan {
+    /// Tells plans of a process apart.
+    id: u64,
     device: Device,
     inputs: Vec<Io>,
     states: Vec<Io>,
@@ -99,7 +103,9 @@ impl Plan {
         let io = |name: &str, v: Value| -> Result<Io> {
             Ok(Io { name: name.into(), desc: graph.desc(v), span: memory.span(v)? })
         };
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Plan {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             device: device.clone(),
             inputs: graph.inputs.iter().map(|v| io(graph.name_of(*v), *v)).collect::<Result<_>>()?,
             states: graph.states.iter().map(|v| io(graph.name_of(*v), *v)).collect::<Result<_>>()?,
@@ -178,7 +184,11 @@ impl Plan {
     /// # Errors
     /// Operands that do not fit, and the device's errors.
     pub fn run_into(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
-        self.execute(inputs, outputs, None)
+        let Some(recorder) = self.device.recorder() else { return self.execute(inputs, outputs, None) };
+        let start = recorder.seconds();
+        let profile = self.profile(inputs, outputs)?;
+        recorder.add(self.id, &self.report, RecordedRun { start, profile });
+        Ok(())
     }
 
     /// Runs once and times every node on the device's clock.
