@@ -1,5 +1,8 @@
 //! `muybridge kernels`
 
+#[cfg(feature = "cuda")]
+mod resources;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -24,6 +27,13 @@ pub struct Args {
     /// With --show: only the kernel's own text, to be edited and tried with --source
     #[arg(long, requires = "show")]
     editable: bool,
+    /// Print registers, shared memory, spills and occupancy of CUDA kernels, of all or of those of --variant or --case. Needs
+    /// NVRTC, and no GPU
+    #[arg(long, conflicts_with_all = ["show", "source"])]
+    resources: bool,
+    /// With --resources: an architecture to compile for; sm_80 and sm_90a by default. Any number of them
+    #[arg(long, requires = "resources", value_name = "sm_NN")]
+    arch: Vec<String>,
     /// A case of the op's table; without --show or --source, checks and times every kernel that fits it: conv2d:ragged
     #[arg(long, value_name = "OP:CASE")]
     case: Option<String>,
@@ -52,6 +62,9 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(name) = &args.show {
         return show(args, name);
     }
+    if args.resources {
+        return resources(args).map(|()| ExitCode::SUCCESS);
+    }
     if let (Some(file), Some(variant)) = (&args.source, &args.variant) {
         return attempt(args, file, variant);
     }
@@ -60,6 +73,19 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         None => Ok(list()),
     }
 }
+
+#[cfg(feature = "cuda")]
+fn resources(args: &Args) -> Result<(), Failure> {
+    resources::print(args)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn resources(args: &Args) -> Result<(), Failure> {
+    Err(Failure(format!("--resources {}: built without the feature `cuda`", args.arch.join(" "))))
+}
+
+/// Columns of a terminal.
+const WIDTH: usize = 100;
 
 fn list() -> ExitCode {
     let mut out = Table::new(&["op:variant", "for", ">cases", "source", "needs"]);
@@ -285,13 +311,12 @@ fn try_once(
     let roofs = Roofs::default();
     let mut out = heading();
     let error = format!("right, NMSE {:.1e}", verdict.error);
-    let mine = check::time(&own, name, device, numbers, args.repeats)?;
+    let [mine, theirs] = check::time_in_turns([(&own, name), (case, like)], device, numbers, args.repeats)?;
     out.row(row(&format!("{op}:{name}"), &own, args.dtype, &mine, &roofs, &error)?);
-    let theirs = check::time(case, like, device, numbers, args.repeats)?;
     out.row(row(&format!("{op}:{like}"), case, args.dtype, &theirs, &roofs, "its model")?);
     say!("{op}:{} in {} on {} ({})", case.name, args.dtype, device.name(), device.caps().name);
     out.print();
-    if let Some(r) = muybridge::profiling::stats::Ratio::of(&theirs, &mine) {
+    if let Some(r) = muybridge::profiling::stats::Ratio::paired(&theirs, &mine) {
         say!("{op}:{name} takes {:.3} ± {:.3} of the time of {op}:{like}", r.ratio, r.uncertainty);
     }
     say!(

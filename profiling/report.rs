@@ -6,6 +6,7 @@ use muybridge_runtime::{Device, NodeReport, PlanReport};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{self, Error, Result};
+use crate::stats::Ratio;
 use crate::{Roofs, Sample};
 
 /// Counts changes of the file's form.
@@ -266,10 +267,9 @@ impl Report {
         Sample::sum(self.nodes.iter().map(|n| &n.seconds))
     }
 
-    /// How much longer a profiled run takes than one that is not, as a part: 0.02 is 2 %.
+    /// How much longer a profiled run takes than one that is not, as a part: 0.02 is 2 %. The runs took turns.
     pub fn overhead(&self) -> f64 {
-        let plain = self.wall.median();
-        if plain > 0.0 { self.profiled.median() / plain - 1.0 } else { 0.0 }
+        Ratio::paired(&self.wall, &self.profiled).map_or(0.0, |r| r.ratio - 1.0)
     }
 }
 

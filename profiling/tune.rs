@@ -191,7 +191,7 @@ fn race(node: &NodeReport, device: &Device) -> Result<Option<Row>> {
             pair[1].0.push(rival.time()?);
         }
         let clear = |r: Ratio| r.ratio + 2.0 * r.uncertainty < 1.0 && r.ratio <= WORTH;
-        if Ratio::of(&pair[0], &pair[1]).is_some_and(clear) {
+        if Ratio::paired(&pair[0], &pair[1]).is_some_and(clear) {
             let [usual, winner] = pair;
             row.usual.1 = usual;
             row.winner = Some((best.0, winner));
@@ -225,5 +225,5 @@ pub fn verify(usual: &Plan, tuned: &Plan, runs: usize, progress: crate::Progress
         }
     }
     step(progress, runs as u64 + 1, runs as u64 + 1)?;
-    Ok(Ratio::of(&samples[0], &samples[1]))
+    Ok(Ratio::paired(&samples[0], &samples[1]))
 }

@@ -10,7 +10,8 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use muybridge::kernels::{Case, OPS, Role};
-use muybridge::runtime::{self, DType, Device, DeviceOptions, HostTensor, Pins, Plan, PlanOptions, Target, Variant};
+use muybridge::profiling::check::{self, Numbers};
+use muybridge::runtime::{DType, Device, DeviceOptions, HostTensor, Target, Variant};
 
 /// A way to open a device.
 struct Flavour {
@@ -20,8 +21,6 @@ struct Flavour {
     numbers: &'static [Numbers],
 }
 
-/// Dtype of the activations, and of the weights as stored.
-type Numbers = (DType, DType);
 const F32: Numbers = (DType::F32, DType::F32);
 const F16: Numbers = (DType::F16, DType::F16);
 const BF16: Numbers = (DType::BF16, DType::BF16);
@@ -65,15 +64,6 @@ fn flavours() -> Vec<Flavour> {
             numbers: &[F32],
         },
     ]
-}
-
-/// Highest normalised mean squared error: a few roundings of the result's dtype.
-fn tolerance(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 1e-10,
-        DType::F16 => 1e-6,
-        DType::BF16 => 4e-5,
-    }
 }
 
 fn main() {
@@ -140,50 +130,13 @@ fn device_trials(flavour: &Flavour, device: &Device) -> Vec<Trial> {
 type Oracle = OnceLock<Result<HostTensor, String>>;
 
 fn check(case: &Case, variant: &Variant, device: &Device, numbers: Numbers, oracle: &Oracle) -> Result<(), Failed> {
-    let (dtype, stored) = numbers;
-    let want = oracle.get_or_init(|| reference(case, dtype, stored).map_err(|e| e.to_string())).as_ref()?;
-    let pins = Pins::exactly(case.op.name(), variant.name);
-    let plan = Plan::with(&case.graph(dtype, stored)?, device, &PlanOptions { pins, guard: 256 })?;
-    plan.poison()?;
-    let inputs = case.inputs(dtype)?;
-    let got = plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0);
-    let out = got.dtype();
-    let (got, want) = (got.to_f32(), want.to_f32());
-    let worst = || {
-        let far = |i: &usize| (got[*i] - want[*i]).abs();
-        let i = (0..want.len()).max_by(|a, b| far(a).total_cmp(&far(b))).unwrap_or(0);
-        format!("worst element {i}: {} is not {}", got[i], want[i])
-    };
-    if got.iter().zip(&want).any(|(g, w)| g.is_finite() != w.is_finite()) {
-        return Err(format!("not finite where the reference is; {}", worst()).into());
+    let want = oracle.get_or_init(|| check::reference(case, numbers).map_err(|e| e.to_string())).as_ref()?;
+    let verdict = check::check(case, variant.name, device, numbers, want)?;
+    match (verdict.fault, verdict.worst) {
+        (None, _) => Ok(()),
+        (Some(fault), Some(worst)) => Err(format!("{fault}; {worst}").into()),
+        (Some(fault), None) => Err(fault.into()),
     }
-    let power = want.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().max(1e-30);
-    let error = got.iter().zip(&want).map(|(g, w)| f64::from(g - w).powi(2)).sum::<f64>() / power;
-    // tf32 has the digits of f16.
-    let rounded = if variant.name == "tf32" { DType::F16 } else { dtype };
-    let tolerance = tolerance(if out.size() < rounded.size() { out } else { rounded });
-    if error.is_nan() || error > tolerance {
-        return Err(format!("NMSE {error:.2e} > {tolerance:.0e}; {}", worst()).into());
-    }
-    if !plan.guards_intact()? {
-        return Err("wrote out of bounds".into());
-    }
-    // A second run over what the first one left must give the same: nothing may depend on old contents.
-    let again = plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0).to_f32();
-    if again != got {
-        return Err("a second run differs".into());
-    }
-    Ok(())
-}
-
-/// The f64 reference on the rounded operands, with its result kept in f32.
-fn reference(case: &Case, dtype: DType, stored: DType) -> runtime::Result<HostTensor> {
-    let cpu = Device::open_with("cpu", &DeviceOptions { threads: Some(1), ..DeviceOptions::default() })?;
-    let pins = Pins::exactly(case.op.name(), "reference");
-    let graph = case.graph(DType::F32, stored)?;
-    let plan = Plan::with(&graph, &cpu, &PlanOptions { pins, guard: 0 })?;
-    let inputs: Vec<_> = case.inputs(dtype)?.iter().map(|t| t.convert(DType::F32)).collect();
-    Ok(plan.run_host(&inputs.iter().collect::<Vec<_>>())?.remove(0))
 }
 
 /// On devices as capable as the trace devices, every variant fits at least one row of its op's table.
