@@ -320,7 +320,7 @@ fn page(
     let sets: Vec<(&str, Vec<f32>)> = choices.iter().map(|c| (c.name, of(c))).collect();
     let sets: Vec<(&str, &[f32])> = sets.iter().map(|(n, s)| (*n, s.as_slice())).collect();
     let (bars, width) = html::histogram(&sets, 40);
-    body += &html::plot("share of clips by score", &bars, Mark::Bar(width));
+    body += &html::plot("Share of clips by score", ["score", "share"], &bars, Mark::Bar(width));
     // Places of the pool, of the real clips, and of those chosen, a sample of each.
     let some = |count: usize| Shuffle::new(args.seed).sample(count, SHOWN);
     let rows = |e: &Embeddings, places: &[usize]| places.iter().flat_map(|p| e.row(*p).to_vec()).collect::<Vec<f32>>();
@@ -333,7 +333,7 @@ fn page(
         .zip(&places)
         .map(|(name, p)| (name, p.iter().map(|[x, y]| [f64::from(*x), f64::from(*y)]).collect()))
         .collect();
-    body += &html::plot("two directions of greatest variance", &parts, Mark::Dot);
+    body += &html::plot("Two directions of greatest variance", ["first", "second"], &parts, Mark::Dot);
     html::page("Selection", &body)
 }
 

@@ -215,7 +215,12 @@ fn worst(args: &Args, s: &ClipScores, by: &Metric, pair: Option<&(Clip, Clip)>) 
     for metric in METRICS {
         if let Some(values) = s.series.get(metric.name) {
             let points = values.iter().enumerate().map(|(i, v)| [i as f64, *v]).collect();
-            out += &html::plot(&format!("{} by frame", metric.name), &[(metric.name, points)], Mark::Line);
+            out += &html::plot(
+                &format!("{} by frame", metric.name),
+                ["frame", metric.name],
+                &[(metric.name, points)],
+                Mark::Line,
+            );
         }
     }
     Ok(out)

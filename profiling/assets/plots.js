@@ -173,6 +173,8 @@ function tree(box, root, colour, choose) {
       const [op, share] = Object.entries(block.ops).sort((a, b) => b[1] - a[1])[0];
       const cell = html('button', 'cell', width > 0.02 ? block.name : '');
       cell.type = 'button';
+      // No border and no room for a name, so that what is thin is as wide as its time.
+      if (width <= 0.02) cell.classList.add('thin');
       cell.style.left = 100 * from / top.ms + '%';
       cell.style.width = 100 * width + '%';
       cell.style.top = depth * 24 + 'px';
