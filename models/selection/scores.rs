@@ -14,9 +14,11 @@ use crate::metrics::unit;
 
 const MODEL: &str = "selection";
 
-/// Rows of the pool and of the real set in a tile.
-const ROWS: usize = 1024;
-const COLUMNS: usize = 2048;
+/// Rows of the pool in a tile.
+pub const ROWS: usize = 1024;
+
+/// Rows of the real set in a tile.
+pub const COLUMNS: usize = 2048;
 
 /// A clip of the real set and its cosine to a clip of the pool.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -26,7 +26,7 @@ fn main() {
     let filter = args.first().cloned().unwrap_or_default();
     let reps = args.get(1).map_or(5, |r| r.parse().expect("a number of repetitions"));
     let device = Device::open_with("cpu", &DeviceOptions { threads, ..DeviceOptions::default() }).expect("a CPU");
-    let mut roof = Roof::new(device.caps().threads);
+    let mut roof = Roof::of(device.caps().threads, [768; 3]);
     println!("{:58} {:>9} {:>9} {:>8} {:>7} {:>8}", "op/case/variant", "ms", "GFLOP/s", "GB/s", "x gemm", "scratch");
     let time = |case: &Case, count: usize, roof: &mut Roof| -> f64 {
         let mut best = f64::INFINITY;
