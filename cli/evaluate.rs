@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use muybridge::clip::{ClipVision, Preprocess};
 use muybridge::loaders::{Config, Frames, Picture};
 use muybridge::metrics::evaluate::{ClipScores, Evaluator, Faces, Networks, Protocol};
-use muybridge::metrics::{I3d, IResNet, Lpips, i3d, lpips};
+use muybridge::metrics::{I3d, IResNet, Lpips, Scrfd, i3d, lpips};
 use muybridge::{DType, Device, files};
 use serde::{Deserialize, Serialize};
 
@@ -49,9 +49,12 @@ pub struct Args {
     /// Every how many frames one enters a window
     #[arg(long, default_value_t = 1, value_name = "N")]
     stride: usize,
-    /// Weights of an IResNet, for CSIM; needs landmarks in the manifests
+    /// Weights of an IResNet, for CSIM; needs landmarks in the manifests, or a detector
     #[arg(long, value_name = "FILE")]
     faces: Option<PathBuf>,
+    /// Weights of SCRFD, which finds the faces of clips without landmarks
+    #[arg(long, value_name = "FILE", requires = "faces")]
+    detector: Option<PathBuf>,
     /// Folder of a CLIP picture tower, for the consistency of frames
     #[arg(long, value_name = "FOLDER")]
     clip: Option<PathBuf>,
@@ -80,6 +83,9 @@ impl std::str::FromStr for Size {
 /// Side of I3D's frames.
 const SIDE: usize = 224;
 
+/// How frames come to that.
+const RESIZE: &str = "shorter side to 224 (bilinear, no antialiasing), middle square";
+
 /// What was done, as it stands in the outputs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
@@ -95,8 +101,9 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let pairs = pairs(clips::read(&args.real)?, clips::read(&args.generated)?, &args.real)?;
     let device = args.device.open()?;
     let networks = args.networks(&device)?;
-    if networks.faces.is_some() && pairs.iter().all(|(_, g)| g.landmarks.is_empty()) {
-        return Err(Failure("--faces needs landmarks in the manifest of the generated clips".into()));
+    let blind = networks.faces.is_some() && networks.detector.is_none();
+    if blind && pairs.iter().all(|(_, g)| g.landmarks.is_empty()) {
+        return Err(Failure("--faces needs landmarks in the manifest of the generated clips, or a --detector".into()));
     }
     let protocol = Protocol {
         size: args.size.map(|s| s.0),
@@ -158,7 +165,7 @@ fn score(evaluator: &mut Evaluator, real: &Clip, generated: &Clip) -> Result<Cli
     let faces = Faces {
         real: &real.landmarks,
         generated: &generated.landmarks,
-        reference: reference.as_ref().zip(generated.reference_landmarks),
+        reference: reference.as_ref().map(|r| (r, generated.reference_landmarks)),
     };
     Ok(evaluator.clip(&real.id, Frames::open(&real.path)?, Frames::open(&generated.path)?, &faces)?)
 }
@@ -172,6 +179,7 @@ impl Args {
             lpips: (!self.lpips.is_empty()).then(lpips).transpose()?,
             i3d: self.i3d.as_ref().map(|f| I3d::open(f, self.i3d_source, device)).transpose()?,
             faces: self.faces.as_ref().map(|f| IResNet::open(f, device)).transpose()?,
+            detector: self.detector.as_ref().map(|f| Scrfd::open(f, device)).transpose()?,
             clip: self.clip.as_ref().map(tower).transpose()?,
         })
     }
@@ -188,10 +196,10 @@ impl Args {
         if let Some(file) = &self.i3d {
             let (frames, stride) = (self.frames, self.stride);
             let windows = format!("windows of {frames} frames, stride {stride}, one after the other");
-            let resize = format!("shorter side to {SIDE} (bilinear, no antialiasing), middle square");
-            say("fvd", format!("I3D {} ({:?}); {windows}; {resize}", name(file), self.i3d_source));
+            say("fvd", format!("I3D {} ({:?}); {windows}; {RESIZE}", name(file), self.i3d_source));
         }
-        self.faces.iter().for_each(|f| drop(say("csim", name(f))));
+        let found = self.detector.as_ref().map_or("landmarks of the manifests".into(), |f| name(f));
+        self.faces.iter().for_each(|f| drop(say("csim", format!("{}, faces: {found}", name(f)))));
         self.clip.iter().for_each(|f| drop(say("clip", name(f))));
         let [real, generated] = [&self.real, &self.generated].map(|p| p.display().to_string());
         Done { real, generated, protocol }
@@ -199,7 +207,7 @@ impl Args {
 }
 
 /// A file's name and length, which tell weights apart well enough for a report.
-fn name(path: &Path) -> String {
+pub fn name(path: &Path) -> String {
     let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
     format!("{} ({bytes} bytes)", path.file_name().unwrap_or_default().to_string_lossy())
 }

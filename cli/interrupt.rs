@@ -26,3 +26,12 @@ pub fn install() {
 pub fn check() -> Result<(), Failure> {
     if ASKED.load(Ordering::SeqCst) { Err(Failure("interrupted; nothing was written".into())) } else { Ok(()) }
 }
+
+/// Errors of a computation that may be interrupted.
+pub struct Stopped(pub Failure);
+
+impl From<muybridge::Error> for Stopped {
+    fn from(e: muybridge::Error) -> Stopped {
+        Stopped(e.into())
+    }
+}

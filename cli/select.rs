@@ -14,8 +14,9 @@ use muybridge::{Device, files};
 use serde_json::json;
 
 use crate::html::{self, Mark};
+use crate::interrupt::{self, Stopped};
 use crate::table::{Table, say};
-use crate::{DeviceArgs, Failure, interrupt};
+use crate::{DeviceArgs, Failure};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -147,15 +148,6 @@ fn bar(length: usize, what: &str) -> ProgressBar {
     let bar = ProgressBar::new(length as u64).with_style(style.unwrap_or(ProgressStyle::default_bar()));
     bar.set_message(what.to_string());
     bar
-}
-
-/// Errors of a computation that may be interrupted.
-struct Stopped(Failure);
-
-impl From<muybridge::Error> for Stopped {
-    fn from(e: muybridge::Error) -> Stopped {
-        Stopped(e.into())
-    }
 }
 
 fn nearest(args: &Args, device: &Device, pool: &Embeddings, real: &Embeddings) -> Result<Vec<Vec<Neighbour>>, Failure> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use muybridge::metrics::i3d::Source;
 use muybridge::metrics::lpips::Trunk;
-use muybridge::metrics::{I3d, IResNet, Lpips};
+use muybridge::metrics::{I3d, IResNet, Lpips, Scrfd};
 use muybridge::runtime::{DType, Device, HostTensor, PlanReport, Shape, TensorDesc};
 use muybridge::{Result, Weights};
 
@@ -54,6 +54,25 @@ fn iresnet_50_is_the_published_one() -> Result<()> {
         assert_eq!(net.width(), 512);
         let plan = net.plan(1, DType::F32)?;
         near(plan.report(), 2.0 * 6.31e9);
+    }
+    Ok(())
+}
+
+#[test]
+fn scrfd_is_the_published_one() -> Result<()> {
+    for (table, count, multiply_adds) in
+        [("scrfd_2.5g_bnkps.tsv", 819_809, 2.5e9), ("scrfd_10g_bnkps.tsv", 4_229_905, 10.0e9)]
+    {
+        for target in TARGETS {
+            let (weights, found) = ones(table)?;
+            assert_eq!(found, count);
+            let net = Scrfd::of(weights, &Device::open(target)?)?;
+            let plan = net.plan(1, [480, 640], DType::F32)?;
+            near(plan.report(), 2.0 * multiply_adds);
+            let shapes: Vec<Vec<usize>> = plan.outputs().map(|(_, d)| d.shape.dims().to_vec()).collect();
+            assert_eq!((shapes.len(), &shapes[0], &shapes[8]), (9, &vec![1, 60, 80, 2], &vec![1, 15, 20, 20]));
+            assert!(net.plan(1, [480, 650], DType::F32).is_err(), "650 is no multiple of 32");
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use muybridge::files;
 use muybridge::loaders::{Frames, Picture};
-use muybridge::metrics::bootstrap::mean_interval;
+use muybridge::metrics::bootstrap::{Windows, frechet_interval, mean_interval};
 use muybridge::metrics::evaluate::{ClipScores, METRICS, Metric};
 use muybridge::metrics::frechet::{Frechet, Moments};
 use muybridge::resize::{Filter, Resize};
@@ -14,6 +14,7 @@ use super::Args;
 use crate::Failure;
 use crate::clips::Clip;
 use crate::html::{self, Mark};
+use crate::interrupt::{self, Stopped};
 use crate::table::{Table, say};
 
 /// Clips that the page shows.
@@ -34,6 +35,15 @@ struct Total {
 struct Fvd {
     frechet: Frechet,
     windows: [usize; 2],
+    /// Where there are clips enough.
+    interval: Option<[f64; 2]>,
+}
+
+impl Fvd {
+    /// Both ends of the interval.
+    fn ends(&self) -> [String; 2] {
+        self.interval.map_or(["-".into(), "-".into()], |ends| ends.map(html::short))
+    }
 }
 
 /// Writes `report.json`, `clips.csv` and `report.html`, and prints the totals.
@@ -64,7 +74,11 @@ fn fvd(scores: &[ClipScores]) -> Result<Option<Fvd>, Failure> {
         return Ok(None);
     }
     let (real, generated) = (Moments::of(side(0))?, Moments::of(side(1))?);
-    Ok(Some(Fvd { frechet: real.distance(&generated)?, windows: [real.rows(), generated.rows()] }))
+    let frechet = real.distance(&generated)?;
+    let clips: Vec<Windows<'_>> = scores.iter().map(|s| [&s.features[0][..], &s.features[1][..]]).collect();
+    let interval = frechet_interval(&clips, frechet.distance, || interrupt::check().map_err(Stopped));
+    let interval = interval.map_err(|Stopped(failure)| failure)?;
+    Ok(Some(Fvd { frechet, windows: [real.rows(), generated.rows()], interval }))
 }
 
 /// What must be said beside the number.
@@ -85,7 +99,8 @@ fn print(args: &Args, scores: &[ClipScores], totals: &[Total], fvd: Option<&Fvd>
     }
     if let Some(f) = fvd {
         let clips = scores.iter().filter(|s| !s.features[0].is_empty()).count();
-        table.row(["fvd".into(), html::short(f.frechet.distance), "-".into(), clips.to_string(), fvd_note(args, f)]);
+        let ends = f.ends().join(" .. ");
+        table.row(["fvd".into(), html::short(f.frechet.distance), ends, clips.to_string(), fvd_note(args, f)]);
     }
     table.print();
     if let Some([found, of]) = faces {
@@ -123,7 +138,8 @@ fn json(
         "inputs": args.done(),
         "metrics": metrics,
         "fvd": fvd.map(|f| json!({
-            "distance": f.frechet.distance, "mean_term": f.frechet.mean_term, "windows": f.windows, "note": fvd_note(args, f),
+            "distance": f.frechet.distance, "mean_term": f.frechet.mean_term, "windows": f.windows, "interval_95": f.interval,
+            "frames": args.frames, "stride": args.stride, "resize": super::RESIZE, "note": fvd_note(args, f),
         })),
         "faces": faces.map(|[found, of]| json!({"found": found, "frames": of, "rate": found as f64 / of.max(1) as f64})),
         "clips": scores.iter().map(|s| json!({
@@ -161,8 +177,8 @@ fn page(
     };
     let mut rows: Vec<Vec<String>> = totals.iter().map(row).collect();
     if let Some(f) = fvd {
-        let none = String::new;
-        rows.push(vec!["fvd".into(), html::short(f.frechet.distance), none(), none(), none(), fvd_note(args, f)]);
+        let [low, high] = f.ends();
+        rows.push(vec!["fvd".into(), html::short(f.frechet.distance), low, high, String::new(), fvd_note(args, f)]);
     }
     body += &html::table(&["metric", ">mean", ">2.5 %", ">97.5 %", ">clips", "what"], &rows);
     let protocol: Vec<Vec<String>> = done.protocol.into_iter().map(|(k, v)| vec![k, v]).collect();

@@ -1,4 +1,4 @@
-//! Cases of the metrics: `iresnet`, `lpips` and `i3d` on a device, `formulas` on the host.
+//! Cases of the metrics: `iresnet`, `scrfd`, `lpips` and `i3d` on a device, `formulas` on the host.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::Call;
 use crate::error::Result;
 use crate::metrics::frechet::Moments;
 use crate::metrics::image::{self, Frame, Ssim};
-use crate::metrics::{I3d, IResNet, Lpips, clip, cosine, i3d, unit};
+use crate::metrics::{I3d, IResNet, Lpips, Scrfd, clip, cosine, i3d, unit};
 
 type Named = BTreeMap<String, HostTensor>;
 
@@ -31,6 +31,19 @@ pub(super) fn iresnet(call: &Call<'_>) -> Result<Named> {
         ("cosine_to_first", HostTensor::new([batch, 1], cosines)?),
     ];
     Ok(named.map(|(name, tensor)| (name.to_string(), tensor)).into())
+}
+
+/// Scores, boxes and points of every level, as the network gives them.
+pub(super) fn scrfd(call: &Call<'_>) -> Result<Named> {
+    forward(call)?;
+    call.known_args(&[])?;
+    let (_, weights) = call.component("")?;
+    let net = Scrfd::of(weights, call.device)?;
+    let [batch, _, height, width] = call.map_extents("images")?;
+    let plan = net.plan(batch, [height, width], call.dtype)?;
+    let results = plan.run_host(&[&call.map("images")?])?;
+    let named = plan.outputs().zip(&results);
+    named.map(|((name, _), tensor)| Ok((name.to_string(), super::recorded_layout(tensor)?))).collect()
 }
 
 pub(super) fn lpips(call: &Call<'_>) -> Result<Named> {

@@ -57,6 +57,7 @@ impl Case {
         "unet_motion",
         "unet_motion_whole",
         "iresnet",
+        "scrfd",
         "lpips",
         "i3d",
     ];
@@ -118,6 +119,7 @@ impl Case {
             "unet_motion" | "unet_motion_whole" => motion::run(&call)?,
             "aa_pose_guider" | "champ_guidance_encoder" => guiders::run(&call)?,
             "iresnet" => metrics::iresnet(&call)?,
+            "scrfd" => metrics::scrfd(&call)?,
             "lpips" => metrics::lpips(&call)?,
             "i3d" => metrics::i3d(&call)?,
             "formulas" => metrics::formulas(&call)?,

@@ -139,6 +139,17 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
+/// The sum of the singular values of a matrix with rows of `n` numbers, to half the digits: roots of the eigenvalues of its
+/// product with itself.
+pub(super) fn nuclear_norm(a: &[f64], n: usize) -> f64 {
+    let m = a.len().checked_div(n).unwrap_or(0);
+    let columns: Vec<f64> = (0..a.len()).map(|k| a[k % m * n + k / m]).collect();
+    let (rows, length, side) = if m <= n { (a, n, m) } else { (&columns[..], m, n) };
+    let row = |i: usize| &rows[i * length..(i + 1) * length];
+    let square = (0..side * side).map(|k| dot(row(k / side), row(k % side))).collect();
+    symmetric(square, side, false).map_or(f64::NAN, |(values, _)| values.iter().map(|v| v.max(0.0).sqrt()).sum())
+}
+
 pub(super) fn transpose(a: &[f64], n: usize) -> Square {
     (0..n * n).map(|i| a[i % n * n + i / n]).collect()
 }
@@ -178,6 +189,15 @@ mod tests {
                 assert!((sum - a[i]).abs() < 1e-11 * n as f64, "{n}: element {i} is {sum}, not {}", a[i]);
             }
         }
+    }
+
+    #[test]
+    fn singular_values_are_summed_on_either_side() {
+        // Rows of lengths 5 and 13 at right angles, in three columns.
+        let wide = [3.0, 4.0, 0.0, 0.0, 0.0, -13.0];
+        assert!((nuclear_norm(&wide, 3) - 18.0).abs() < 1e-12);
+        assert!((nuclear_norm(&[3.0, 0.0, 4.0, 0.0, 0.0, -13.0], 2) - 18.0).abs() < 1e-12);
+        assert_eq!(nuclear_norm(&[], 0), 0.0);
     }
 
     #[test]

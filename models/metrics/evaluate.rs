@@ -8,10 +8,10 @@ use muybridge_loaders::{Frames, Picture};
 use muybridge_runtime::{DType, HostTensor, Plan};
 use serde::{Deserialize, Serialize};
 
-use super::align::{SIDE, align, face_input};
 use super::clip::i3d_frame;
+use super::identity;
 use super::image::{Frame, Ssim, psnr_capped, ssim};
-use super::{I3d, IResNet, Lpips, cosine, unit};
+use super::{I3d, IResNet, Lpips, Scrfd, cosine, unit};
 use crate::clip::{ClipVision, Preprocess};
 use crate::error::{Error, Result};
 use crate::resize::{Filter, Resize};
@@ -52,15 +52,15 @@ pub const METRICS: &[Metric] = &[
     },
 ];
 
-/// What is known of the faces of a clip, frame by frame; nothing where none was found.
+/// What is known of the faces of a clip, frame by frame: nothing where none was found. Without any, a detector looks for them.
 #[derive(Clone, Debug, Default)]
 pub struct Faces<'a> {
     /// Of the real frames.
     pub real: &'a [Option<Points>],
     /// Of the generated frames.
     pub generated: &'a [Option<Points>],
-    /// A picture of the person, and the face in it.
-    pub reference: Option<(&'a Picture, Points)>,
+    /// A picture of the person, and the face in it where it is known.
+    pub reference: Option<(&'a Picture, Option<Points>)>,
 }
 
 /// Scores of one clip.
@@ -112,6 +112,8 @@ pub struct Networks {
     pub i3d: Option<I3d>,
     /// For `csim_*`.
     pub faces: Option<IResNet>,
+    /// Finds the faces of clips that come without landmarks.
+    pub detector: Option<Scrfd>,
     /// For `clip_consistency`.
     pub clip: Option<(ClipVision, Preprocess)>,
 }
@@ -123,7 +125,7 @@ pub struct Evaluator {
     protocol: Protocol,
     lpips: Option<([usize; 2], Plan)>,
     i3d: Option<Plan>,
-    faces: Option<Plan>,
+    faces: Option<identity::Faces>,
     clip: Option<Plan>,
 }
 
@@ -150,13 +152,14 @@ impl Evaluator {
     ///
     /// # Errors
     /// A protocol that cannot be followed, and what making plans can fail with.
-    pub fn new(networks: Networks, protocol: Protocol) -> Result<Evaluator> {
+    pub fn new(mut networks: Networks, protocol: Protocol) -> Result<Evaluator> {
         if protocol.window == 0 || protocol.stride == 0 {
             return Err(Error::call(MODEL, "windows and steps of 0 frames"));
         }
         let Protocol { window, side, dtype, .. } = protocol;
         let i3d = networks.i3d.as_ref().map(|n| n.plan(1, window, [side, side], dtype)).transpose()?;
-        let faces = networks.faces.as_ref().map(|n| n.plan(1, dtype)).transpose()?;
+        let detector = networks.detector.take();
+        let faces = networks.faces.take().map(|n| identity::Faces::new(n, detector, dtype)).transpose()?;
         let clip = networks.clip.as_ref().map(|(n, _)| n.plan(1, 0, dtype)).transpose()?;
         Ok(Evaluator { networks, protocol, lpips: None, i3d, faces, clip })
     }
@@ -180,8 +183,8 @@ impl Evaluator {
                 }
             };
             self.pair(&mut walk, &pair)?;
-            if let Some(plan) = &self.faces {
-                self.identity(&mut walk, &pair, faces, reference.as_deref(), plan)?;
+            if let Some(networks) = &self.faces {
+                identity(networks, &mut walk, &pair, faces, reference.as_deref())?;
             }
             walk.scores.frames += 1;
         }
@@ -257,42 +260,41 @@ impl Evaluator {
 
     /// The embedding of the person's own picture.
     fn reference(&self, faces: &Faces<'_>) -> Result<Option<Vec<f32>>> {
-        match (&self.faces, faces.reference) {
-            (Some(plan), Some((picture, points))) => self.face(plan, &picture.clone().rgb(), &points).map(Some),
-            _ => Ok(None),
-        }
+        let (Some(networks), Some((picture, points))) = (&self.faces, faces.reference) else { return Ok(None) };
+        let points = if points.is_some() { points } else { networks.find(picture)? };
+        points.map(|p| networks.embed(picture, &p)).transpose()
     }
+}
 
-    fn face(&self, plan: &Plan, picture: &Picture, points: &Points) -> Result<Vec<f32>> {
-        let net = self.networks.faces.as_ref().ok_or_else(|| Error::call(MODEL, "no network for faces"))?;
-        let input = face_input(&align(&frame(picture)?, points)?);
-        let input = HostTensor::new([1, SIDE, SIDE, 3], input)?.convert(self.protocol.dtype);
-        net.embed(plan, &input)?.pop().ok_or_else(|| Error::call(MODEL, "no embedding"))
-    }
+/// The face of this frame: as the landmarks say, where a clip has some, or as the detector finds it.
+fn face_of(
+    networks: &identity::Faces,
+    given: &[Option<Points>],
+    frame: usize,
+    picture: &Picture,
+) -> Result<Option<Points>> {
+    if given.is_empty() { networks.find(picture) } else { Ok(given.get(frame).copied().flatten()) }
+}
 
-    fn identity(
-        &self,
-        walk: &mut Walk,
-        [real, generated]: &[Picture; 2],
-        faces: &Faces<'_>,
-        reference: Option<&[f32]>,
-        plan: &Plan,
-    ) -> Result<()> {
-        let at = |points: &[Option<Points>]| points.get(walk.scores.frames).copied().flatten();
-        let (in_real, in_generated) = (at(faces.real), at(faces.generated));
-        let found = walk.scores.faces.get_or_insert(0);
-        let Some(points) = in_generated else { return Ok(()) };
-        *found += 1;
-        let own = self.face(plan, generated, &points)?;
-        if let Some(reference) = reference {
-            walk.enter("csim_reference", cosine(reference, &own));
-        }
-        if let Some(points) = in_real {
-            let truth = self.face(plan, real, &points)?;
-            walk.enter("csim_truth", cosine(&truth, &own));
-        }
-        Ok(())
+fn identity(
+    networks: &identity::Faces,
+    walk: &mut Walk,
+    [real, generated]: &[Picture; 2],
+    faces: &Faces<'_>,
+    reference: Option<&[f32]>,
+) -> Result<()> {
+    let frame = walk.scores.frames;
+    let found = walk.scores.faces.get_or_insert(0);
+    let Some(points) = face_of(networks, faces.generated, frame, generated)? else { return Ok(()) };
+    *found += 1;
+    let own = networks.embed(generated, &points)?;
+    if let Some(reference) = reference {
+        walk.enter("csim_reference", cosine(reference, &own));
     }
+    if let Some(points) = face_of(networks, faces.real, frame, real)? {
+        walk.enter("csim_truth", cosine(&networks.embed(real, &points)?, &own));
+    }
+    Ok(())
 }
 
 fn frame(picture: &Picture) -> Result<Frame<'_>> {

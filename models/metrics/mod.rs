@@ -1,7 +1,7 @@
 //! How near generated video comes to real video: the formulas, and the networks that some of them look through.
 //!
 //! Per frame: PSNR and SSIM ([`image`]), LPIPS ([`Lpips`]), the cosine of ArcFace embeddings of aligned faces ([`IResNet`],
-//! [`align`]). Over sets of clips: the Fréchet distance ([`frechet`]) of I3D features ([`I3d`]).
+//! [`align`]; [`Scrfd`] finds the faces). Over sets of clips: the Fréchet distance ([`frechet`]) of I3D features ([`I3d`]).
 
 pub mod align;
 pub mod bootstrap;
@@ -11,13 +11,16 @@ pub mod evaluate;
 mod folded;
 pub mod frechet;
 pub mod i3d;
+pub mod identity;
 pub mod image;
 pub mod iresnet;
 pub mod lpips;
+pub mod scrfd;
 
 pub use i3d::I3d;
 pub use iresnet::IResNet;
 pub use lpips::Lpips;
+pub use scrfd::Scrfd;
 
 /// A vector in the same direction, of length 1; zeros stay zeros.
 pub fn unit(v: &[f32]) -> Vec<f32> {
