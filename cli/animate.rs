@@ -12,6 +12,7 @@ use muybridge::pipelines::{
 };
 use muybridge::{DType, Error, HostTensor};
 
+use crate::identity::{self, Scorer, Subject};
 use crate::parsed::{ControlArg, Size, bytes, dtype_for};
 use crate::progress::Shown;
 use crate::table::say;
@@ -81,6 +82,8 @@ pub struct Args {
     #[arg(long)]
     plan: bool,
     #[command(flatten)]
+    identity: identity::Args,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -100,9 +103,17 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         Ok(ControlInput { pictures: c.pictures(frames)?, scale: c.scale, range: c.range })
     };
     let controls = args.control.iter().map(control).collect::<Result<_, _>>()?;
-    let mut input = AnimateInput { reference, motion, controls, latents: None, resume: None };
-    let mut state = State::of(&args.output, fingerprint(args, &options, &input));
-    let animator = Animator::open(components, &device, options.clone())?;
+    let input = AnimateInput { reference, motion, controls, latents: None, resume: None };
+    let subject = Subject {
+        reference: &input.reference,
+        reference_file: &args.reference,
+        motion: &args.motion,
+        size: [options.width, options.height],
+        interpolate: args.interpolate,
+        fingerprint: fingerprint(args, &AnimateOptions { seed: 0, ..options.clone() }, &input),
+    };
+    let mut scorer = if args.plan { None } else { args.identity.open(&device, dtype, args.seed, &subject)? };
+    let mut animator = Animator::open(components, &device, options.clone())?;
     say!(
         "{frames} frames of {}x{} on {} in {dtype}: {}",
         options.width,
@@ -113,30 +124,61 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     if args.plan {
         return Ok(ExitCode::SUCCESS);
     }
+    let rate =
+        FrameRate::new(rate.frames().saturating_mul(args.interpolate.max(1) as u32), rate.seconds()).unwrap_or(rate);
+    let mut input = input;
+    for seed in args.identity.seeds(args.seed) {
+        if args.output.exists() && scorer.as_ref().is_some_and(|s| s.knows(seed)) {
+            continue;
+        }
+        animator = animator.seeded(seed);
+        let mut state = State::of(&args.output, fingerprint(args, &AnimateOptions { seed, ..options.clone() }, &input));
+        let pictures = one(args, &animator, &mut input, &mut state, seed, scorer.as_mut())?;
+        if scorer.as_mut().is_none_or(Scorer::end) {
+            let mut writer = VideoWriter::create(&args.output, rate)?;
+            pictures.iter().try_for_each(|picture| writer.push(picture))?;
+            writer.finish()?;
+            say!("{} frames written to {}", pictures.len(), args.output.display());
+        }
+        if let Some(scorer) = &scorer {
+            scorer.write()?;
+        }
+        state.clear();
+    }
+    if let Some(scorer) = &scorer {
+        scorer.print();
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The frames of one seed, scored as they come where faces are.
+fn one(
+    args: &Args,
+    animator: &Animator,
+    input: &mut AnimateInput,
+    state: &mut State,
+    seed: u64,
+    mut scorer: Option<&mut Scorer>,
+) -> Result<Vec<Picture>, Failure> {
     input.resume = state.read()?;
     let pictures = state.finished(input.resume.as_ref())?;
-    let mut job = Job { shown: Shown::new(args.preview.as_deref(), false), pictures, state: &mut state };
+    if let Some(scorer) = &mut scorer {
+        scorer.begin(seed);
+        pictures.iter().try_for_each(|picture| scorer.frame(picture))?;
+    }
     if let Some(done) = &mut input.resume {
-        done.frames = job.pictures.len();
+        done.frames = pictures.len();
         eprintln!("going on after step {} and {} frames", done.steps, done.frames);
     }
-    let ran = animator.run(&input, &mut |event| job.hear(&event));
+    let mut job = Job { shown: Shown::new(args.preview.as_deref(), false), pictures, state, scorer };
+    let ran = animator.run(input, &mut |event| job.hear(&event));
     job.shown.end()?;
     let pictures = std::mem::take(&mut job.pictures);
     if let Err(Error::Interrupted) = ran {
-        return Err(Failure(state.keep(&pictures)?));
+        return Err(Failure(job.state.keep(&pictures)?));
     }
     ran?;
-    let rate =
-        FrameRate::new(rate.frames().saturating_mul(args.interpolate.max(1) as u32), rate.seconds()).unwrap_or(rate);
-    let mut writer = VideoWriter::create(&args.output, rate)?;
-    for picture in &pictures {
-        writer.push(picture)?;
-    }
-    writer.finish()?;
-    state.clear();
-    say!("{} frames written to {}", pictures.len(), args.output.display());
-    Ok(ExitCode::SUCCESS)
+    Ok(pictures)
 }
 
 fn options(args: &Args, kinds: &[String], frames: usize, dtype: DType) -> AnimateOptions {
@@ -302,6 +344,7 @@ struct Job<'a> {
     shown: Shown<'a>,
     pictures: Vec<Picture>,
     state: &'a mut State,
+    scorer: Option<&'a mut Scorer>,
 }
 
 impl Job<'_> {
@@ -309,8 +352,10 @@ impl Job<'_> {
         let kept = match event {
             Event::Step { step, latents, .. } => self.state.step(step + 1, latents),
             Event::Frame { pixels, .. } => {
-                self.pictures.push(picture(pixels));
-                Ok(())
+                let picture = picture(pixels);
+                let scored = self.scorer.as_mut().map_or(Ok(()), |s| s.frame(&picture));
+                self.pictures.push(picture);
+                scored
             }
             _ => Ok(()),
         };

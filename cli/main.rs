@@ -14,6 +14,7 @@ mod embed;
 mod evaluate;
 mod generate;
 mod html;
+mod identity;
 mod inspect;
 mod interrupt;
 mod kernels;

@@ -149,6 +149,11 @@ impl Animator {
         Ok(Animator { components, device: device.clone(), options, size, memory })
     }
 
+    /// The same video from other noise.
+    pub fn seeded(self, seed: u64) -> Animator {
+        Animator { options: AnimateOptions { seed, ..self.options }, ..self }
+    }
+
     /// What a run takes.
     pub fn memory(&self) -> &MemoryPlan {
         &self.memory
