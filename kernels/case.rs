@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use muybridge_runtime::{
-    Caps, DType, Graph, HostTensor, Lowering, Mismatch, Op, Result, Shape, Site, TensorDesc, Variant, Weight,
+    Caps, DType, Graph, HostTensor, Lowering, Mismatch, Op, Result, Shape, Site, Summary, Target, TensorDesc, Value,
+    Variant, Weight,
 };
 
 /// What an operand of a case is.
@@ -76,6 +77,8 @@ pub struct Case {
     pub op: Arc<dyn Op>,
     /// Its operands.
     pub operands: Vec<Operand>,
+    /// Operands that are results of other rows: by index. The operand itself says only its shape.
+    pub made: Vec<(usize, Case)>,
     /// A real shape of full-size models: timed by the benches, too slow for the references of the tests.
     pub full_size: bool,
 }
@@ -83,7 +86,7 @@ pub struct Case {
 impl Case {
     /// A case that tests run.
     pub fn new(name: &'static str, op: impl Op + 'static, operands: Vec<Operand>) -> Case {
-        Case { name, op: Arc::new(op), operands, full_size: false }
+        Case { name, op: Arc::new(op), operands, made: Vec::new(), full_size: false }
     }
 
     /// A case that only benches run.
@@ -91,24 +94,39 @@ impl Case {
         Case { full_size: true, ..Case::new(name, op, operands) }
     }
 
-    /// A graph of this one op that computes in `dtype` on weights that are stored as `stored`; the other operands are inputs.
+    /// The same row with an operand that is the result of another.
+    #[must_use]
+    pub fn made_by(mut self, operand: usize, maker: Case) -> Case {
+        self.made.push((operand, maker));
+        self
+    }
+
+    fn maker(&self, operand: usize) -> Option<&Case> {
+        self.made.iter().find(|(i, _)| *i == operand).map(|(_, maker)| maker)
+    }
+
+    /// A graph of this op, and of those that make its operands, that computes in `dtype` on weights that are stored as `stored`; the other operands are inputs.
     ///
     /// # Errors
     /// The operands do not fit the op: a defect of the row.
     pub fn graph(&self, dtype: DType, stored: DType) -> Result<Graph> {
         let mut g = Graph::new();
-        let values: Vec<_> = self
-            .operands
-            .iter()
-            .enumerate()
-            .map(|(i, o)| match o.role {
-                Role::Weight => g.weight(&o.procedural(stored, i as u64)),
-                _ => g.input(format!("operand {i}"), o.desc(dtype)),
-            })
-            .collect();
-        let y = g.node_of(self.name, self.op.clone(), &values)?;
+        let y = self.node(&mut g, dtype, stored, 0)?;
         g.output("y", y);
         Ok(g)
+    }
+
+    /// Numbers of the operands begin at `first`; a maker's at a hundred times its operand's, and ten more.
+    fn node(&self, g: &mut Graph, dtype: DType, stored: DType, first: usize) -> Result<Value> {
+        let mut values = Vec::new();
+        for (i, o) in self.operands.iter().enumerate() {
+            values.push(match (self.maker(i), o.role) {
+                (Some(maker), _) => maker.node(g, dtype, stored, made_from(first + i))?,
+                (None, Role::Weight) => g.weight(&o.procedural(stored, (first + i) as u64)),
+                (None, _) => g.input(format!("operand {}", first + i), o.desc(dtype)),
+            });
+        }
+        g.node_of(self.name, self.op.clone(), &values)
     }
 
     /// Elements of the inputs of [`Case::graph`]: the same numbers, rounded, in every dtype.
@@ -116,8 +134,19 @@ impl Case {
     /// # Errors
     /// None that a well-formed row can meet.
     pub fn inputs(&self, dtype: DType) -> Result<Vec<HostTensor>> {
-        let inputs = self.operands.iter().enumerate().filter(|(_, o)| o.role != Role::Weight);
-        inputs.map(|(i, o)| o.procedural(dtype, i as u64).read()).collect()
+        self.inputs_from(dtype, 0)
+    }
+
+    fn inputs_from(&self, dtype: DType, first: usize) -> Result<Vec<HostTensor>> {
+        let mut all = Vec::new();
+        for (i, o) in self.operands.iter().enumerate() {
+            match (self.maker(i), o.role) {
+                (Some(maker), _) => all.extend(maker.inputs_from(dtype, made_from(first + i))?),
+                (None, Role::Weight) => {}
+                (None, _) => all.push(o.procedural(dtype, (first + i) as u64).read()?),
+            }
+        }
+        Ok(all)
     }
 
     /// What `variant` lowers to for this row on a device with these capabilities, or `None` where it does not fit.
@@ -125,9 +154,37 @@ impl Case {
     /// # Errors
     /// The operands do not fit the op: a defect of the row.
     pub fn lower(&self, variant: &Variant, dtype: DType, caps: &Caps) -> Result<Option<Lowering>, Mismatch> {
+        let summary = |i| self.maker(i).map_or(Ok(None), |maker| maker.summary(variant.target, dtype, caps));
+        let summaries = (0..self.operands.len()).map(summary).collect::<Result<Vec<_>, _>>()?;
+        self.lower_at(variant, dtype, caps, &summaries, false)
+    }
+
+    fn lower_at(
+        &self,
+        variant: &Variant,
+        dtype: DType,
+        caps: &Caps,
+        summaries: &[Option<Summary>],
+        summarise: bool,
+    ) -> Result<Option<Lowering>, Mismatch> {
         let inputs: Vec<TensorDesc> = self.operands.iter().map(|o| o.desc(dtype)).collect();
         let is_weight: Vec<bool> = self.operands.iter().map(|o| o.role == Role::Weight).collect();
         let output = self.op.infer(&inputs)?;
-        Ok(self.op.lower(variant, &Site { inputs: &inputs, is_weight: &is_weight, output, caps, tile: None }))
+        let site = Site { inputs: &inputs, is_weight: &is_weight, output, caps, tile: None, summarise, summaries };
+        Ok(self.op.lower(variant, &site))
     }
+
+    /// The summary of the result by the variant that a plan chooses.
+    fn summary(&self, target: Target, dtype: DType, caps: &Caps) -> Result<Option<Summary>, Mismatch> {
+        for variant in self.op.variants().iter().filter(|v| v.target == target && !self.op.by_pin(v)) {
+            if let Some(lowering) = self.lower_at(variant, dtype, caps, &[], true)? {
+                return Ok(lowering.summary);
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn made_from(operand: usize) -> usize {
+    100 * operand + 10
 }

@@ -1,6 +1,6 @@
 #line 2 "kernels/hopper.cu"
 // Wrappers of what compute capability 9.0 has of its own: products of a warpgroup (four warps) read from shared memory,
-// barriers in shared memory, and registers that warps hand to each other.
+// barriers in shared memory, copies of boxes of a tensor, and registers that warps hand to each other.
 //
 // Under EMULATED, the tests' emulator has defined all of this already. What it means there has not been compared with hardware
 // yet.
@@ -29,6 +29,24 @@ DEV void barrier_wait(u64* b, u32 parity) {
         "bra again;\n"
         "ready:\n"
         "}" ::"r"(shared_address(b)), "r"(parity) : "memory");
+}
+
+// Arrives, and lets the phase wait for so many bytes of copies besides.
+DEV void barrier_expect(u64* b, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
+}
+
+// A kernel's parameter from which boxes of a tensor in global memory are copied.
+struct alignas(64) TensorMap {
+    u64 opaque[16];
+};
+
+// The box whose first element is x along the innermost extent of the tensor, y, z and v along the others (they may lie before it), to shared memory at a multiple of 1024 bytes (one of 8 columns: of 128); its bytes, those of
+// zeros beyond the edges too, count for the barrier's phase.
+template <class Map> DEV void copy_box(void* to, const Map* map, u32 x, u32 y, u32 z, u32 v, u64* b) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(
+            shared_address(to)), "l"(map), "r"(shared_address(b)), "r"(x), "r"(y), "r"(z), "r"(v) : "memory");
 }
 
 // Makes what this thread has written to shared memory visible to the products of warpgroups.

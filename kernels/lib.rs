@@ -76,13 +76,13 @@ pub const OPS: &[Entry] = &[
 pub(crate) fn tiles(variant: &Variant) -> &'static [&'static str] {
     match (variant.target, variant.name) {
         (Target::Wgsl, "tiled") => wgsl::TILES,
-        (Target::Cuda, "mma") => cuda::Tile::NAMES,
+        (Target::Cuda, "mma" | "stream_k") => cuda::Tile::NAMES,
         (Target::Cuda, "split_k") => cuda::Tile::SLICED,
         _ => &[],
     }
 }
 
-/// Kernels that only a pin chooses: `tf32` rounds f32 operands to 11 digits, and `wgmma` has not run on hardware yet.
+/// Kernels that only a pin chooses: `tf32` rounds f32 operands to 11 digits, `wgmma`, `tma` and `stream_k` have not run on hardware yet.
 pub(crate) fn by_pin(variant: &Variant) -> bool {
-    variant.target == Target::Cuda && ["tf32", "wgmma"].contains(&variant.name)
+    variant.target == Target::Cuda && ["tf32", "wgmma", "tma", "stream_k"].contains(&variant.name)
 }

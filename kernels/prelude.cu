@@ -62,6 +62,13 @@ DEV u32 pack_bf16(float first, float second) {
 // call of a function of some hundred instructions for it.
 DEV float quotient(float a, float b) { return __fdividef(a, b); }
 
+// What another block has written, past the first-level cache.
+DEV float load_fresh(const float* p) {
+    float x;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(p) : "memory");
+    return x;
+}
+
 // 2^x to 2 ulp; results below the normal numbers are 0.
 DEV float exp2_fast(float x) {
     float y;

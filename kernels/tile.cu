@@ -21,6 +21,9 @@ DEV u32 place(u32 row, u32 c) { return row * 64 + ((c ^ row >> 1) & 3) * 16; }
 
 // Where this thread's warp works in the tile, and this thread in the tiles of its warp: it holds rows row() and row() + 8 and
 // columns column() and column() + 1 of each m16n8 tile.
+// The threads for which `multiply` is true, and this one's number among them.
+constexpr u32 WORKERS = SLICE;
+DEV u32 worker() { return threadIdx.x; }
 DEV u32 slice() { return SLICES > 1 ? threadIdx.x / SLICE : 0; }
 // The chunk that this thread copies, of every LINES-th row from this one on.
 DEV u32 copy_chunk() { return threadIdx.x & 3; }
@@ -29,6 +32,11 @@ DEV u32 warp_row() { return threadIdx.x % SLICE / 32 / WARPS_N * WARP_M; }
 DEV u32 warp_column() { return threadIdx.x / 32 % WARPS_N * WARP_N; }
 DEV u32 lane_row() { return (threadIdx.x & 31) / 4; }
 DEV u32 lane_column() { return (threadIdx.x & 3) * 2; }
+
+// Boxes are copied by kernels/warpgroup.cu only.
+#ifndef EMULATED
+template <class Map> DEV void copy_box(void*, const Map*, u32, u32, u32, u32, u64*) {}
+#endif
 
 DEV void multiply_fragments(float (&sums)[MI][NI][4], const u32 (&a)[MI][4], const u32 (&w)[NI][2]) {
     if (sizeof(elem) == 4) {
@@ -39,7 +47,7 @@ DEV void multiply_fragments(float (&sums)[MI][NI][4], const u32 (&a)[MI][4], con
 }
 
 // sums = the tile's product over `all_steps` steps of k, in the threads of the first slice: those for which it is true.
-// `fetch(step, stage)` asks for the copies of a step to a stage, with zeros beyond the end of k.
+// `fetch(step, stage, full)` asks for the copies of a step to a stage, with zeros beyond the end of k.
 template <class Fetch> DEV bool multiply(float (&sums)[MI][NI][4], u8* shared, u32 all_steps, Fetch fetch) {
     const u32 lane = threadIdx.x & 31, steps = (all_steps + SLICES - 1) / SLICES;
     auto stage_of = [&](u32 step) -> u8* { return shared + (step % STAGES * SLICES + slice()) * STAGE_BYTES; };
@@ -53,7 +61,7 @@ template <class Fetch> DEV bool multiply(float (&sums)[MI][NI][4], u8* shared, u
             for (int q = 0; q < 4; q++) sums[i][j][q] = 0.0f;
 #pragma unroll
     for (u32 s = 0; s < STAGES - 1; s++) {
-        if (s < steps) fetch(s * SLICES + slice(), stage_of(s));
+        if (s < steps) fetch(s * SLICES + slice(), stage_of(s), (u64*)nullptr);
         copy_async_commit();
     }
 
@@ -63,7 +71,7 @@ template <class Fetch> DEV bool multiply(float (&sums)[MI][NI][4], u8* shared, u
         // This step's stage is there for all threads, and all have done with the stage that is filled next.
         __syncthreads();
         const u32 next = step + STAGES - 1;
-        if (next < steps) fetch(next * SLICES + slice(), stage_of(next));
+        if (next < steps) fetch(next * SLICES + slice(), stage_of(next), (u64*)nullptr);
         copy_async_commit();
         const u8* tile_a = stage_of(step);
         const u8* tile_w = tile_a + TILE_M * 64;

@@ -37,7 +37,9 @@ use std::sync::Arc;
 
 use bytemuck::NoUninit;
 use muybridge_runtime::source::{Binding, Constant};
-use muybridge_runtime::{Arg, Caps, Code, DType, KernelSource, Launch, Lowering, Prepare, Site, Slot, TensorDesc};
+use muybridge_runtime::{
+    Arg, BoxMap, Caps, Code, DType, KernelSource, Launch, Lowering, Prepare, Site, Slot, Summary, TensorDesc,
+};
 
 use crate::Activation;
 
@@ -54,6 +56,9 @@ pub(crate) struct Kernel<'a> {
     args: Vec<Arg>,
     prepare: Vec<(usize, Prepare)>,
     scratch: u64,
+    summary: Option<Summary>,
+    counters: u64,
+    maps: Vec<BoxMap>,
     /// Every operand so far has a dtype that the device's kernels can read.
     fits: bool,
 }
@@ -64,7 +69,17 @@ impl<'a> Kernel<'a> {
         let constants = vec![("elem", site.output.dtype.into()), ("ACTIVATION", Constant::U32(0))];
         let source = KernelSource { file, prelude: PRELUDE, text, entry, constants, bindings: Vec::new() };
         let fits = readable(site.caps, site.output.dtype);
-        Kernel { site, source, args: Vec::new(), prepare: Vec::new(), scratch: 0, fits }
+        Kernel {
+            site,
+            source,
+            args: Vec::new(),
+            prepare: Vec::new(),
+            scratch: 0,
+            summary: None,
+            counters: 0,
+            maps: Vec::new(),
+            fits,
+        }
     }
 
     /// Defines a constant of the text: a number, a flag, or a dtype (with its vectors of two and four).
@@ -148,6 +163,41 @@ impl<'a> Kernel<'a> {
         self.buffer(name, Arg::scratch(), dtype, 1)
     }
 
+    /// The next binding: a summary of the output, in f32, where the site asks for one; what is written to `name` is lost where
+    /// it does not.
+    pub fn summary(mut self, name: &'static str, summary: Summary) -> Self {
+        if !self.site.summarise {
+            return self.absent(name, 0.0);
+        }
+        self.summary = Some(summary);
+        self.buffer(name, Arg::summary(), DType::F32, 1)
+    }
+
+    /// The next binding: this many words that are zero before the launches, and that they leave zero.
+    pub fn counters(mut self, name: &'static str, words: u64) -> Self {
+        self.counters = 4 * words;
+        self.buffer(name, Arg::counters(), DType::F32, 1)
+    }
+
+    /// An array that the text names where it never uses it: a null pointer.
+    pub fn missing(self, name: &'static str) -> Self {
+        self.constant(name, Constant::Missing)
+    }
+
+    /// The operand `of` of these extents (the innermost first), as boxes of it are copied, by the name `name` in the text.
+    pub fn map(mut self, name: &'static str, of: &str, extents: [u32; 4], of_box: [u32; 4]) -> Self {
+        let arg = self.buffers().position(|(n, _)| n == of);
+        self.fits &= arg.is_some();
+        self.maps.push(BoxMap { arg: arg.unwrap_or(0), extents, of_box });
+        self.source.bindings.push(Binding::Map { name });
+        self
+    }
+
+    /// The next binding: the summary of operand `index`, in f32.
+    pub fn summary_of(self, name: &'static str, index: usize) -> Self {
+        self.buffer(name, Arg::summary_of(index), DType::F32, 1)
+    }
+
     fn stored(self, name: &'static str, index: usize, lanes: u32) -> Self {
         let dtype = self.site.inputs[index].dtype;
         self.buffer(name, Arg::input(index), dtype, lanes)
@@ -163,7 +213,8 @@ impl<'a> Kernel<'a> {
         self.buffer(name, Arg::input(index), dtype, lanes)
     }
 
-    fn absent(mut self, name: &'static str, value: f32) -> Self {
+    /// An operand that reads as `value` everywhere, and keeps nothing that is written to it.
+    pub fn absent(mut self, name: &'static str, value: f32) -> Self {
         self.source.bindings.push(Binding::Absent { name, value });
         self
     }
@@ -191,7 +242,7 @@ impl<'a> Kernel<'a> {
     fn buffers(&self) -> impl Iterator<Item = (&'static str, DType)> {
         self.source.bindings.iter().filter_map(|b| match b {
             Binding::Buffer { name, dtype, .. } => Some((*name, *dtype)),
-            Binding::Absent { .. } => None,
+            Binding::Absent { .. } | Binding::Map { .. } => None,
         })
     }
 
@@ -218,7 +269,7 @@ impl<'a> Kernel<'a> {
             return None;
         }
         let code = Code::Kernel(self.source.clone());
-        Some(Launch { code, grid: grid?, block, shared: 0, args: self.args.clone(), params })
+        Some(Launch { code, grid: grid?, block, shared: 0, args: self.args.clone(), maps: self.maps.clone(), params })
     }
 
     /// Bytes of an operand in the layout that the kernel sees.
@@ -230,13 +281,17 @@ impl<'a> Kernel<'a> {
             },
             Slot::Output => self.site.output.bytes(),
             Slot::Scratch => self.scratch,
+            Slot::Counters => self.counters,
+            Slot::Summary => self.summary.as_ref().map_or(0, |s| s.bytes),
+            Slot::SummaryOf(i) => self.site.summaries.get(i).and_then(Option::as_ref).map_or(0, |s| s.bytes),
         }
     }
 
     /// The lowering to these launches, or `None` where one of them does not fit the device.
     pub fn lower(self, launches: impl IntoIterator<Item = Option<Launch>>) -> Option<Lowering> {
         let launches: Vec<Launch> = launches.into_iter().collect::<Option<_>>()?;
-        (!launches.is_empty()).then_some(Lowering { launches, scratch: self.scratch, prepare: self.prepare })
+        let Kernel { scratch, prepare, summary, counters, .. } = self;
+        (!launches.is_empty()).then_some(Lowering { launches, scratch, prepare, summary, counters })
     }
 }
 

@@ -75,6 +75,10 @@ impl Op for Substitute {
         self.op.tiles(&self.like)
     }
 
+    fn reads_summary(&self, operand: usize) -> bool {
+        self.op.reads_summary(operand)
+    }
+
     fn identity(&self) -> String {
         self.op.identity()
     }

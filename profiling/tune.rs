@@ -98,7 +98,8 @@ fn tune_all(plan: &PlanReport, device: &Device, progress: crate::Progress<'_>) -
 
 fn site<'a>(node: &'a NodeReport, device: &'a Device) -> Site<'a> {
     let NodeReport { inputs, is_weight, output, .. } = node;
-    Site { inputs, is_weight, output: *output, caps: device.caps(), tile: None }
+    // A node is tried alone, so that no operand comes with a summary.
+    Site { inputs, is_weight, output: *output, caps: device.caps(), tile: None, summarise: false, summaries: &[] }
 }
 
 /// Kernels that fit a node: variants and their tilings, without the f64 reference.

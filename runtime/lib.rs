@@ -30,8 +30,8 @@ pub use error::{Error, Result};
 pub use graph::{Graph, Node, Origin, Value};
 pub use host::{HostTensor, TensorView, TensorViewMut};
 pub use op::{
-    Access, Arg, Code, Cost, HostCall, HostFn, HostKernel, KernelSource, Launch, Lowering, Mismatch, Op, Prepare, Site,
-    Slot, Variant,
+    Access, Arg, BoxMap, Code, Cost, HostCall, HostFn, HostKernel, KernelSource, Launch, Lowering, Mismatch, Op,
+    Prepare, Site, Slot, Summary, Variant,
 };
 pub use plan::{KeptWeights, NodeReport, Pins, Plan, PlanOptions, PlanReport, Resident};
 pub use profile::{Caches, NodeTime, Profile, Timing};

@@ -35,6 +35,11 @@ pub trait Op: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// Whether a kernel of the op could use a [`Summary`] of this operand instead of reading it once more.
+    fn reads_summary(&self, _operand: usize) -> bool {
+        false
+    }
+
     /// Whether `variant` is chosen by a pin only: because its numbers are not those that the dtypes promise, or because it has
     /// not been compared on hardware yet.
     fn by_pin(&self, _variant: &Variant) -> bool {
@@ -115,6 +120,22 @@ pub struct Site<'a> {
     pub caps: &'a Caps,
     /// The tiling that is asked for, one of [`Op::tiles`]; the variant's own choice where `None`.
     pub tile: Option<&'static str>,
+    /// Whether a node that reads the result would take a summary of it.
+    pub summarise: bool,
+    /// The summary of each operand that comes with one; shorter than `inputs` where no later one does.
+    pub summaries: &'a [Option<Summary>],
+}
+
+/// A small second result, made while the first is still in registers: what a node that reads the first would otherwise have to
+/// gather by reading it once more, sums say. What it holds is between the two ops; the runtime knows only its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// What it holds, by the name that both ops have for it.
+    pub kind: &'static str,
+    /// Its extents, as `kind` defines them.
+    pub extents: [usize; 4],
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// What a variant lowers to.
@@ -124,8 +145,12 @@ pub struct Lowering {
     pub launches: Vec<Launch>,
     /// Bytes of scratch memory that all launches of the node share.
     pub scratch: u64,
+    /// Bytes of memory that is zero before the first launch, and that the last one leaves zero. All nodes of a plan share it.
+    pub counters: u64,
     /// Weights that are wanted in another layout: operand index and layout.
     pub prepare: Vec<(usize, Prepare)>,
+    /// The summary of the result that the launches write, where the site asks for one and the variant has one.
+    pub summary: Option<Summary>,
 }
 
 /// The function of a [`Prepare`].
@@ -161,8 +186,23 @@ pub struct Launch {
     pub shared: u32,
     /// Buffers: inputs in order, then output, then scratch, as the source binds them.
     pub args: Vec<Arg>,
+    /// Arguments as boxes of them are copied (CUDA only).
+    pub maps: Vec<BoxMap>,
     /// One struct of 32-bit fields, the same bytes for every kernel language.
     pub params: Vec<u8>,
+}
+
+/// An argument as hardware copies boxes of it to shared memory (a tensor map of compute capability 9.0): dense elements of 16
+/// bits. What a box holds beyond the edges is zeros. A box of 64 columns has rows of 128 bytes, in groups of eight, with chunk
+/// c of row r at place c ^ r % 8; one of 8 columns has rows of 16 bytes, as they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoxMap {
+    /// Index of the argument.
+    pub arg: usize,
+    /// Its extents, the innermost first; that one is a multiple of 8.
+    pub extents: [u32; 4],
+    /// Extents of a box, the innermost first (64 or 8); all outer ones together are its rows.
+    pub of_box: [u32; 4],
 }
 
 /// What a launch runs.
@@ -230,6 +270,12 @@ pub enum Slot {
     Output,
     /// The node's scratch memory.
     Scratch,
+    /// The plan's counters, zero between nodes.
+    Counters,
+    /// The summary of the result.
+    Summary,
+    /// The summary of an operand by index.
+    SummaryOf(usize),
 }
 
 /// How a kernel uses an argument.
@@ -270,6 +316,21 @@ impl Arg {
         Arg { slot: Slot::Scratch, offset: 0, bytes: None, access: Access::Write }
     }
 
+    /// The plan's counters, written.
+    pub const fn counters() -> Arg {
+        Arg { slot: Slot::Counters, offset: 0, bytes: None, access: Access::Write }
+    }
+
+    /// The summary of the result, written.
+    pub const fn summary() -> Arg {
+        Arg { slot: Slot::Summary, offset: 0, bytes: None, access: Access::Write }
+    }
+
+    /// The summary of an operand, read.
+    pub const fn summary_of(index: usize) -> Arg {
+        Arg { slot: Slot::SummaryOf(index), ..Arg::input(index) }
+    }
+
     /// The same operand cut to `bytes` from `offset`.
     pub const fn range(mut self, offset: u64, bytes: u64) -> Arg {
         self.offset = offset;
@@ -293,7 +354,8 @@ impl Lowering {
             args.push(Arg::scratch());
         }
         let code = Code::Host(HostKernel { name, run });
-        let launch = Launch { code, grid: [1; 3], block: [1; 3], shared: 0, args, params: Vec::new() };
-        Lowering { launches: vec![launch], scratch, prepare: Vec::new() }
+        let launch =
+            Launch { code, grid: [1; 3], block: [1; 3], shared: 0, args, maps: Vec::new(), params: Vec::new() };
+        Lowering { launches: vec![launch], scratch, ..Lowering::default() }
     }
 }

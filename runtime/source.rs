@@ -20,6 +20,8 @@ pub enum Constant {
     Bool(bool),
     /// An alias of an element type (`elem`, `welem`), with vectors of two and four beside it (`elem2`, `elem4`).
     Type(DType),
+    /// An array that the text names where this launch never uses it: in CUDA a null pointer to f32. No WGSL text names one.
+    Missing,
 }
 
 impl From<u32> for Constant {
@@ -62,7 +64,14 @@ pub enum Binding {
         /// A constant of the model. Everything else is bound for reading and writing, even where it is only read.
         constant: bool,
     },
-    /// An optional operand that this launch does without: it takes no argument, and reads as one value everywhere.
+    /// A [`BoxMap`](crate::op::BoxMap) of the launch, as the text's `TensorMap`: after the buffers, in the order of the launch's
+    /// `maps`. CUDA only.
+    Map {
+        /// Its name in the text.
+        name: &'static str,
+    },
+    /// An optional operand that this launch does without: it takes no argument, reads as one value everywhere, and keeps
+    /// nothing that is written to it (in CUDA; no WGSL text writes one).
     Absent {
         /// Name of the array that there would be.
         name: &'static str,
@@ -81,7 +90,7 @@ pub fn wgsl(source: &KernelSource, subgroup_directive: bool) -> String {
     let types = source.constants.iter().filter_map(|(_, c)| if let Constant::Type(t) = c { Some(*t) } else { None });
     let stored = source.bindings.iter().filter_map(|b| match b {
         Binding::Buffer { dtype, .. } => Some(*dtype),
-        Binding::Absent { .. } => None,
+        Binding::Absent { .. } | Binding::Map { .. } => None,
     });
     if types.chain(stored).any(|t| t == DType::F16) {
         out.push_str("enable f16;\n");
@@ -95,6 +104,7 @@ pub fn wgsl(source: &KernelSource, subgroup_directive: bool) -> String {
             Constant::U32(v) => writeln!(out, "const {name}: u32 = {v}u;"),
             Constant::F32(v) => writeln!(out, "const {name}: f32 = {};", wgsl_f32(*v)),
             Constant::Bool(v) => writeln!(out, "const {name}: bool = {v};"),
+            Constant::Missing => Ok(()),
             Constant::Type(t) => {
                 let t = wgsl_type(*t);
                 writeln!(out, "alias {name} = {t};\nalias {name}2 = vec2<{t}>;\nalias {name}4 = vec4<{t}>;")
@@ -137,6 +147,7 @@ fn wgsl_binding(out: &mut String, binding: &Binding, index: u32, text: &str) {
                 _ => (name, [format!("f32({name}[i])"), format!("vec4<f32>({quad})")]),
             }
         }
+        Binding::Map { .. } => return,
         Binding::Absent { name, value } => {
             let value = wgsl_f32(value);
             (name, [value.clone(), format!("vec4<f32>({value})")])

@@ -81,6 +81,17 @@ fn a_guided_sd15_step_is_within_its_budgets() -> Result<()> {
     Ok(())
 }
 
+/// Where a group of channels does not fit on chip, its sums come with the convolution before: as many launches, one read less.
+#[test]
+fn norms_of_large_maps_take_their_sums_from_convolutions() -> Result<()> {
+    let decoder = vae_decoder("trace:cuda", 64, DType::F16)?;
+    let with = |variant| decoder.nodes.iter().filter(move |n| n.op == "group_norm" && n.variant == variant);
+    let read_twice: Vec<&str> = with("two_pass").map(|n| n.path.as_str()).collect();
+    assert!(with("from_moments").count() >= 15 && read_twice.is_empty(), "read twice: {read_twice:?}");
+    assert!(with("from_moments").all(|n| n.launches == 2));
+    Ok(())
+}
+
 #[test]
 fn work_of_the_other_networks_is_as_specified() -> Result<()> {
     let vae = vae_decoder("trace:cpu", 64, DType::F32)?;

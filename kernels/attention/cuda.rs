@@ -19,7 +19,7 @@ pub(super) fn lower(op: &Attention, variant: &str, site: &Site<'_>) -> Option<Lo
         "frames" => ("kernels/attention/frames.cu", over_fragments!("frames.cu"), frames(op, site, &e)),
         "few_keys" => ("kernels/attention/few_keys.cu", over_fragments!("few_keys.cu"), few_keys(op, site, &e)),
         "mma" => ("kernels/attention/mma.cu", over_fragments!("mma.cu"), mma(op, site, &e)),
-        "wgmma" => ("kernels/attention/wgmma.cu", WGMMA, wgmma(op, site, &e)),
+        "wgmma" | "tma" => ("kernels/attention/wgmma.cu", WGMMA, wgmma(op, site, &e, variant == "tma")),
         "wide" => ("kernels/attention/wide.cu", over_fragments!("wide.cu"), wide(op, site, &e)),
         "simple" => ("kernels/attention/simple.cu", include_str!("simple.cu"), wgsl::lower(op, variant, site)),
         _ => return None,
@@ -118,7 +118,10 @@ fn streamed(op: &Attention, e: &Extents, queries: u32) -> (Vec<u32>, u64) {
 /// Registers of a thread that copies and of one that multiplies.
 const REGISTERS: [u32; 2] = [72, 208];
 
-fn wgmma(op: &Attention, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
+/// The same where one thread asks for boxes.
+const BOXED_REGISTERS: [u32; 2] = [56, 216];
+
+fn wgmma(op: &Attention, site: &Site<'_>, e: &Extents, boxed: bool) -> Option<Lowering> {
     const KEYS: u32 = 64;
     let known = [32, 40, 64, 80, 128, 160].contains(&e.width) && site.caps.compute_capability == Some((9, 0));
     if !fits(op, site, e) || !known || op.axis != Axis::Positions || op.mask || op.causal {
@@ -126,14 +129,25 @@ fn wgmma(op: &Attention, site: &Site<'_>, e: &Extents) -> Option<Lowering> {
     }
     let padded = e.width.next_multiple_of(16) as u32;
     let bytes = |stages: u32| padded * (256 + 4 * KEYS * stages) + 16 * stages;
+    let [copy, sum] = if boxed { BOXED_REGISTERS } else { REGISTERS };
     let stages = [4, 3, 2].into_iter().find(|s| bytes(*s) <= site.caps.max_shared)?;
     let kernel = operands(op, site, e, "kernels/attention/wgmma.cu", true)
         .constant("SEGMENT", op.segment.is_some())
         .constant("KEYS", KEYS)
         .constant("STAGES", stages)
-        .constant("COPY_REGISTERS", REGISTERS[0])
-        .constant("SUM_REGISTERS", REGISTERS[1])
+        .constant("BOXED", boxed)
+        .constant("COPY_REGISTERS", copy)
+        .constant("SUM_REGISTERS", sum)
         .output("y");
+    let [_, all, q, kv, _] = columns(op, e);
+    let rows = [[q, e.queries as u32, e.batch as u32], [kv, e.keys as u32, e.kv_batch as u32]];
+    let second = op.segment.map(|_| [2 * all, e.keys2 as u32, e.kv2_batch as u32]);
+    let maps =
+        [("q_map", "q", Some(rows[0]), 128), ("kv_map", "kv", Some(rows[1]), KEYS), ("kv2_map", "kv2", second, KEYS)];
+    let kernel = maps.into_iter().fold(kernel, |kernel, (name, of, extents, high)| match extents {
+        Some([length, rows, items]) if boxed => kernel.map(name, of, [length, rows, items, 1], [8, high, 1, 1]),
+        _ => kernel.missing(name),
+    });
     let (params, blocks) = streamed(op, e, 128);
     finish(&kernel, blocks, 12, bytes(stages), &params)
 }

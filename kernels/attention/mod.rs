@@ -64,6 +64,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
     // By a pin only.
     Variant { name: "wgmma", target: Target::Cuda, launches: 1 },
+    Variant { name: "tma", target: Target::Cuda, launches: 1 },
 ];
 
 /// Extents of an attention.

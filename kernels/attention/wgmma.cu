@@ -5,7 +5,7 @@
 // work:   4 WIDTH flop and one exponential per query and key; keys and values read L / 128 times (from L2)
 // needs:  f16 or bf16, compute capability 9.0, WIDTH one of 32, 40, 64, 80, 128, 160; no mask, not causal
 // error:  f32 scores, softmax and sums; weights rounded to the element type, one rounding to the output's type
-// idea:   one warpgroup copies keys and values to a ring, two take 64 queries each: while one weighs, the other multiplies.
+// idea:   one warpgroup copies keys and values to a ring (BOXED: one thread, in boxes of one chunk), two take 64 queries each: while one weighs, the other multiplies.
 //         Rows lie in matrices of eight rows and 16 bytes, which serve as keys along k and as values along columns alike
 
 struct Params {
@@ -55,8 +55,13 @@ KERNEL __launch_bounds__(384, 1) attention(OPERANDS, const Params params) {
     u64* full = (u64*)(ring + STAGES * 2 * TILE);
     u64* empty = full + STAGES;
     if (threadIdx.x == 0) {
-        for (u32 s = 0; s < STAGES; s++) barrier_make(full + s, 128), barrier_make(empty + s, 8);
+        for (u32 s = 0; s < STAGES; s++) barrier_make(full + s, BOXED ? 1 : 128), barrier_make(empty + s, 8);
         barriers_made();
+    }
+    if (BOXED && group == 0) {
+        clear_last<QUERIES>(shared, thread);
+        for (u32 s = 0; s < 2 * STAGES; s++) clear_last<KEYS>(ring + s * TILE, thread);
+        publish();
     }
     // The barriers are there.
     __syncthreads();
@@ -64,6 +69,29 @@ KERNEL __launch_bounds__(384, 1) attention(OPERANDS, const Params params) {
     // 1. Copies: queries with the first keys. A stage is handed over AHEAD tiles after it was asked for.
     if (group == 0) {
         fewer_registers<COPY_REGISTERS>();
+        if (BOXED && thread > 0) return;
+        const u32 column = head * WIDTH;
+        for (u32 t = 0; BOXED && t < all_tiles; t++) {
+            u64* filled = full + t % STAGES;
+            u8* to = ring + t % STAGES * 2 * TILE;
+            // The products of the tile that had this stage before are done.
+            if (t >= STAGES) barrier_wait(empty + t % STAGES, (t / STAGES - 1) & 1);
+            barrier_expect(filled, (2 * KEYS + (t == 0 ? QUERIES : 0)) * CHUNKS * 16);
+#pragma unroll 1
+            for (u32 c = 0; c < CHUNKS; c++) {
+                const u32 k = params.k_column + column + c * 8, k2 = column + c * 8, first = t * KEYS;
+                if (t == 0) copy_box(shared + place<QUERIES>(0, c), &q_map, column + c * 8, first_query, item, 0, filled);
+                if (SEGMENT && t >= tiles) {
+                    const u32 layer = (item - params.segment) / params.share2, own = first - tiles * KEYS;
+                    copy_box(to + place<KEYS>(0, c), &kv2_map, k2, own, layer, 0, filled);
+                    copy_box(to + TILE + place<KEYS>(0, c), &kv2_map, k2 + params.columns, own, layer, 0, filled);
+                } else {
+                    copy_box(to + place<KEYS>(0, c), &kv_map, k, first, item / params.share, 0, filled);
+                    copy_box(to + TILE + place<KEYS>(0, c), &kv_map, k + params.columns, first, item / params.share, 0, filled);
+                }
+            }
+        }
+        if (BOXED) return;
         const elem* keys = kv + (u64)(item / params.share) * params.keys * params.kv_stride + params.k_column + head * WIDTH;
         const elem* more = kv2;
         if (keys2) more += (u64)((item - params.segment) / params.share2) * keys2 * 2 * params.columns + head * WIDTH;

@@ -54,6 +54,8 @@ pub const VARIANTS: &[Variant] = &[
     // By a pin only.
     Variant { name: "tf32", target: Target::Cuda, launches: 1 },
     Variant { name: "wgmma", target: Target::Cuda, launches: 1 },
+    Variant { name: "tma", target: Target::Cuda, launches: 1 },
+    Variant { name: "stream_k", target: Target::Cuda, launches: 1 },
 ];
 
 /// Extents of a convolution.

@@ -1,20 +1,28 @@
 //! CUDA launches.
 
-use muybridge_runtime::{DType, Lowering, Site};
+use muybridge_runtime::{DType, Launch, Lowering, Site};
 
 use super::{Extents, GroupNorm, wgsl};
-use crate::cuda::translated;
+use crate::cuda::{MOMENTS, translated};
 use crate::wgsl::{Kernel, WIDE, line};
 
 pub(super) fn lower(op: &GroupNorm, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     let (file, text, lowering) = match variant {
         "one_pass" => ("kernels/group_norm/one_pass.cu", include_str!("one_pass.cu"), one_pass(op, site)),
+        "from_moments" => ("kernels/group_norm/from_moments.cu", FROM_MOMENTS, from_moments(op, site)),
         "two_pass" => ("kernels/group_norm/two_pass.cu", include_str!("two_pass.cu"), two_pass(op, site)),
         "simple" => ("kernels/group_norm/simple.cu", include_str!("simple.cu"), wgsl::lower(op, variant, site)),
         _ => return None,
     };
     translated(lowering, file, text)
 }
+
+/// The second pass of `two_pass` behind a first of its own.
+const FROM_MOMENTS: &str = concat!(
+    include_str!("two_pass.cu"),
+    "#line 1 \"kernels/group_norm/from_moments.cu\"\n",
+    include_str!("from_moments.cu")
+);
 
 /// All operands but the output. Without a second source it is the first again, of which nothing is read then.
 fn operands<'a>(op: &GroupNorm, site: &'a Site<'a>, file: &'static str, block: u32) -> Kernel<'a> {
@@ -72,34 +80,96 @@ const SLAB: usize = 128;
 /// Most chunks of a clip: enough blocks for a large device, few enough to be combined by every block.
 const CHUNKS: usize = 512;
 
-fn two_pass(op: &GroupNorm, site: &Site<'_>) -> Option<Lowering> {
-    let e = op.extents(site.inputs);
-    let ([c1, c2], block) = (e.channels, WIDE as usize);
-    let width = (c1 + c2) / op.groups;
-    let least = (1..=8).map(|n| n * width).find(|n| n.is_multiple_of(8))?;
-    let slab = (SLAB / least).max(1) * least;
-    if !c1.is_multiple_of(8) || !c2.is_multiple_of(8) || slab / 8 > block {
-        return None;
+/// How the positions of clips and the channels are divided among blocks that read vectors of eight channels.
+struct Slabs {
+    extents: Extents,
+    /// Channels of a slab.
+    slab: usize,
+    slabs: usize,
+    clips: usize,
+    clip_positions: usize,
+    chunk: usize,
+    chunks: usize,
+}
+
+impl Slabs {
+    fn of(op: &GroupNorm, site: &Site<'_>) -> Option<Slabs> {
+        let e = op.extents(site.inputs);
+        let ([c1, c2], block) = (e.channels, WIDE as usize);
+        let width = (c1 + c2) / op.groups;
+        let least = (1..=8).map(|n| n * width).find(|n| n.is_multiple_of(8))?;
+        let slab = (SLAB / least).max(1) * least;
+        if !c1.is_multiple_of(8) || !c2.is_multiple_of(8) || slab / 8 > block {
+            return None;
+        }
+        let (clips, clip_positions) = (e.batch / op.frames, op.frames * e.positions);
+        let lines = block / (slab / 8);
+        // Four positions a thread at least, where there are so many.
+        let chunk = clip_positions.div_ceil(CHUNKS).max(4 * lines).min(clip_positions);
+        let chunks = clip_positions.div_ceil(chunk);
+        Some(Slabs { slabs: (c1 + c2).div_ceil(slab), extents: e, slab, clips, clip_positions, chunk, chunks })
     }
-    let (clips, clip_positions) = (e.batch / op.frames, op.frames * e.positions);
-    let (slabs, lines) = ((c1 + c2).div_ceil(slab), block / (slab / 8));
-    // Four positions a thread at least, where there are so many.
-    let chunk = clip_positions.div_ceil(CHUNKS).max(4 * lines).min(clip_positions);
-    let chunks = clip_positions.div_ceil(chunk);
-    let kernel = operands(op, site, "kernels/group_norm/two_pass.cu", WIDE)
-        .constant("SLAB", slab as u32)
-        .output("y")
-        .scratch("partial", DType::F32, (2 * clips * chunks * op.groups) as u64);
-    let extents = [clips, chunks, chunk, e.positions, clip_positions, op.groups, slabs, c1, c2].map(|n| n as u32);
-    let params: Vec<u32> = extents.into_iter().chain(modulation(op, site)).collect();
-    let blocks = (clips * chunks * slabs) as u64;
-    let launch = |kernel: &Kernel<'_>, shared: usize| {
-        let params = bytemuck::cast_slice(&params).to_vec();
-        let mut launch = kernel.launch_bytes(line(site.caps, blocks), [WIDE, 1, 1], params)?;
+
+    /// Parameters of the kernels of `two_pass.cu`, whose sums are of `parts` parts of a clip, each of `part` positions.
+    fn params(&self, op: &GroupNorm, site: &Site<'_>, [parts, part]: [usize; 2]) -> Vec<u32> {
+        let Slabs { extents: e, slabs, clips, clip_positions, chunk, chunks, .. } = *self;
+        let [c1, c2] = e.channels;
+        let extents = [clips, chunks, chunk, e.positions, clip_positions, op.groups, slabs, c1, c2].map(|n| n as u32);
+        extents.into_iter().chain(modulation(op, site)).chain([parts, part].map(|n| n as u32)).collect()
+    }
+
+    /// A launch of `kernel` in so many blocks, with `shared` bytes.
+    fn launch(&self, kernel: &Kernel<'_>, blocks: usize, shared: usize, params: &[u32]) -> Option<Launch> {
+        let params = bytemuck::cast_slice(params).to_vec();
+        let mut launch = kernel.launch_bytes(line(kernel.caps(), blocks as u64), [WIDE, 1, 1], params)?;
         launch.shared = shared as u32;
         Some(launch)
+    }
+
+    fn blocks(&self) -> usize {
+        self.clips * self.chunks * self.slabs
+    }
+}
+
+fn two_pass(op: &GroupNorm, site: &Site<'_>) -> Option<Lowering> {
+    let s = Slabs::of(op, site)?;
+    let width = s.extents.channels.iter().sum::<usize>() / op.groups;
+    let kernel = operands(op, site, "kernels/group_norm/two_pass.cu", WIDE)
+        .constant("SLAB", s.slab as u32)
+        .output("y")
+        .scratch("partial", DType::F32, (2 * s.clips * s.chunks * op.groups) as u64);
+    let params = s.params(op, site, [s.chunks, s.chunk]);
+    let shared = (8 * WIDE as usize + s.slab) * 8;
+    let statistics = s.launch(&kernel.clone().entry("group_norm_statistics"), s.blocks(), shared, &params);
+    let result = s.launch(&kernel, s.blocks(), 8 * (s.slab / width), &params);
+    kernel.lower([statistics, result])
+}
+
+/// As `two_pass`, with sums that come with the sources.
+fn from_moments(op: &GroupNorm, site: &Site<'_>) -> Option<Lowering> {
+    let s = Slabs::of(op, site)?;
+    let [c1, c2] = s.extents.channels;
+    let width = (c1 + c2) / op.groups;
+    let moments = |source: usize, channels: usize| {
+        let summary = site.summaries.get(source)?.as_ref().filter(|m| m.kind == MOMENTS)?;
+        let [items, tiles, rows, c] = summary.extents;
+        let of_this = items == s.extents.batch && c == channels && tiles == s.extents.positions.div_ceil(rows.max(1));
+        of_this.then_some([tiles, rows])
     };
-    let statistics = launch(&kernel.clone().entry("group_norm_statistics"), (8 * block + slab) * 8);
-    let result = launch(&kernel, 8 * (slab / width));
+    let second = usize::from(op.two_sources);
+    let [tiles, rows] = moments(0, c1)?;
+    let [tiles2, rows2] = if op.two_sources { moments(1, c2)? } else { [0, 0] };
+    let kernel = operands(op, site, "kernels/group_norm/from_moments.cu", WIDE)
+        .constant("SLAB", s.slab as u32)
+        .constant("FRAMES", op.frames as u32)
+        .output("y")
+        .scratch("partial", DType::F32, (2 * s.clips * op.groups) as u64)
+        .summary_of("moments", 0)
+        .summary_of("moments2", second);
+    let mut params = s.params(op, site, [1, s.clip_positions]);
+    let result = s.launch(&kernel, s.blocks(), 8 * (s.slab / width), &params);
+    params.extend([tiles, rows, tiles2, rows2].map(|n| n as u32));
+    let shared = 12 * WIDE as usize / 32;
+    let statistics = s.launch(&kernel.clone().entry("group_norm_moments"), s.clips * op.groups, shared, &params);
     kernel.lower([statistics, result])
 }

@@ -13,7 +13,7 @@ mod wgsl;
 
 use muybridge_runtime::{Cost, Lowering, Mismatch, Op, Site, Target, TensorDesc, Variant};
 
-use crate::{Activation, Case, Operand};
+use crate::{Activation, Case, Conv2d, Operand};
 
 /// The op. Operands: `x`, `x2` where there are two sources, `weight [C]`, `bias [C]`, `modulation [B, T]` where asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,6 +40,8 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "two_pass", target: Target::Wgsl, launches: 2 },
     Variant { name: "simple", target: Target::Wgsl, launches: 1 },
     Variant { name: "one_pass", target: Target::Cuda, launches: 1 },
+    // Where every source comes with its moments. As many launches as `two_pass`, which reads the sources once more.
+    Variant { name: "from_moments", target: Target::Cuda, launches: 2 },
     Variant { name: "two_pass", target: Target::Cuda, launches: 2 },
     Variant { name: "simple", target: Target::Cuda, launches: 1 },
 ];
@@ -142,9 +144,28 @@ impl Op for GroupNorm {
         }
     }
 
+    fn reads_summary(&self, operand: usize) -> bool {
+        operand < self.weight_index()
+    }
+
     fn revision(&self) -> &'static str {
         crate::REVISION
     }
+}
+
+/// A norm of results of convolutions with these channels on items of this size.
+fn convolved(name: &'static str, op: GroupNorm, kernel: usize, channels: &[usize], [b, h, w]: [usize; 3]) -> Case {
+    let all = channels.iter().sum();
+    let mut operands: Vec<_> = channels.iter().map(|c| Operand::activation([b, h, w, *c])).collect();
+    operands.extend([Operand::weight([all]).range(1.0, 0.5), Operand::weight([all])]);
+    // Sums of the wider kernels are long enough to be divided.
+    let sources = if kernel == 1 { 16 } else { 64 };
+    let maker = |c: usize| {
+        let weights = [Operand::weight([c, sources, kernel, kernel]), Operand::weight([c]).range(1.0, 0.5)];
+        let operands = [Operand::activation([b, h, w, sources])].into_iter().chain(weights).collect();
+        Case::new("conv", Conv2d::same(kernel), operands)
+    };
+    channels.iter().enumerate().fold(Case::new(name, op, operands), |case, (i, c)| case.made_by(i, maker(*c)))
 }
 
 /// Rows of tests and benches.
@@ -183,6 +204,11 @@ pub fn cases() -> Vec<Case> {
             o.push(Operand::activation([4, 72]));
             o
         }),
+        // Moments that come with the sources: tiles that end early, several items, clips, groups in both sources.
+        convolved("after_conv", silu(4), 1, &[24], [2, 9, 15]),
+        convolved("after_conv_clips", GroupNorm { frames: 2, ..silu(5) }, 3, &[40], [4, 13, 11]),
+        convolved("after_convs", two, 1, &[72, 24], [2, 11, 19]),
+        convolved("after_large_tiles", silu(4), 1, &[1016], [1, 35, 60]),
         Case::new("mish", GroupNorm { activation: Activation::Mish, ..silu(4) }, ops(vec![x([2, 5, 6, 16])], 16)),
         Case::full_size("unet_down0", silu(32), ops(vec![x([2, 64, 64, 320])], 320)),
         Case::full_size("unet_up3_concat", GroupNorm { two_sources: true, ..silu(32) }, {

@@ -16,6 +16,8 @@ struct Params {
     u32 c1, c2;
     // First column and row length of the modulation.
     u32 column, stride;
+    // Parts of a clip that have partial sums, and positions of each: the chunks, or one whole.
+    u32 parts, part;
 };
 
 constexpr u32 OCTETS = SLAB / 8, LINES = BLOCK / OCTETS, SLAB_GROUPS = SLAB / WIDTH;
@@ -130,10 +132,10 @@ KERNEL __launch_bounds__(BLOCK, 2) group_norm(OPERANDS, const Params params) {
         const u32 group = p.slab * SLAB_GROUPS + g;
         if (group >= params.groups) break;
         Moments m = {0.0f, 0.0f, 0.0f};
-        for (u32 chunk = lane; chunk < params.chunks; chunk += 32) {
-            const u32 from = ((p.clip * params.chunks + chunk) * params.groups + group) * 2;
-            const u32 rest = params.clip_positions - chunk * params.chunk;
-            const float count = (float)((rest < params.chunk ? rest : params.chunk) * WIDTH);
+        for (u32 part = lane; part < params.parts; part += 32) {
+            const u32 from = ((p.clip * params.parts + part) * params.groups + group) * 2;
+            const u32 rest = params.clip_positions - part * params.part;
+            const float count = (float)((rest < params.part ? rest : params.part) * WIDTH);
             m = together(m, Moments{count, partial[from], partial[from + 1]});
         }
 #pragma unroll

@@ -5,15 +5,21 @@ use std::sync::Arc;
 use muybridge_runtime::{DType, HostTensor, Lowering, Prepare, Site, TensorDesc};
 
 use super::{Matmul, wgsl};
-use crate::cuda::{Tile, tensor_cores, tf32_cores, translated};
+use crate::cuda::{Stream, Tile, tensor_cores, tf32_cores, translated};
 use crate::wgsl::{Kernel, line};
 
-const MMA: &str = concat!(include_str!("../tile.cu"), "#line 1 \"kernels/matmul/mma.cu\"\n", include_str!("mma.cu"));
+const MMA: &str = concat!(
+    include_str!("../tile.cu"),
+    include_str!("../stream.cu"),
+    "#line 1 \"kernels/matmul/mma.cu\"\n",
+    include_str!("mma.cu")
+);
 
 /// The same kernel over the main loop of warpgroups.
 const WGMMA: &str = concat!(
     include_str!("../hopper.cu"),
     include_str!("../warpgroup.cu"),
+    include_str!("../stream.cu"),
     "#line 1 \"kernels/matmul/mma.cu\"\n",
     include_str!("mma.cu")
 );
@@ -21,8 +27,8 @@ const WGMMA: &str = concat!(
 pub(super) fn lower(op: &Matmul, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     match variant {
         "few_rows" => translated(few_rows(op, site), "kernels/matmul/few_rows.cu", include_str!("few_rows.cu")),
-        "mma" | "split_k" | "tf32" => translated(mma(op, variant, site), "kernels/matmul/mma.cu", MMA),
-        "wgmma" => translated(mma(op, variant, site), "kernels/matmul/mma.cu", WGMMA),
+        "mma" | "split_k" | "stream_k" | "tf32" => translated(mma(op, variant, site), "kernels/matmul/mma.cu", MMA),
+        "wgmma" | "tma" => translated(mma(op, variant, site), "kernels/matmul/mma.cu", WGMMA),
         "simple" => translated(wgsl::lower(op, variant, site), "kernels/matmul/simple.cu", include_str!("simple.cu")),
         _ => None,
     }
@@ -43,6 +49,7 @@ fn mma(op: &Matmul, variant: &str, site: &Site<'_>) -> Option<Lowering> {
     let tile = match variant {
         "split_k" => sliced?,
         "wgmma" => Tile::of_warpgroups(site)?,
+        "tma" => Tile::boxed(site)?,
         "tf32" => sliced.unwrap_or(Tile::at(site, e.batch, e.m, columns)),
         _ => Tile::at(site, e.batch, e.m, columns),
     };
@@ -63,9 +70,19 @@ fn mma(op: &Matmul, variant: &str, site: &Site<'_>) -> Option<Lowering> {
         kernel.weight("w", Some(1), dtype, 0.0).weight("bias", op.bias.then_some(2), DType::F32, 0.0)
     };
     let kernel = kernel.weight("residual", op.residual_index(), dtype, 0.0).output("y");
+    let layers = if op.batched { e.batch } else { 1 };
+    let [rows, across] = tile.extent();
+    let kernel = tile.map(kernel, "a_map", "a", [e.k, e.m, e.batch, 1], [rows, 1, 1]);
+    let kernel = tile.map(kernel, "w_map", "w", [e.k, columns, layers, 1], [across, 1, 1]);
     let [items, m, n, k, columns] = [e.batch, e.m, e.n, e.k, columns].map(|v| v as u32);
     let [tiles_m, tiles_n] = tile.count(m, columns);
-    let blocks = u64::from(items) * u64::from(tiles_m) * u64::from(tiles_n);
+    let tiles = u64::from(items) * u64::from(tiles_m) * u64::from(tiles_n);
+    let stream = match variant {
+        "stream_k" => Some(tile.stream(site, tiles, e.k)?),
+        _ => None,
+    };
+    let kernel = Stream::bind(stream, kernel);
+    let blocks = stream.map_or(tiles, |s| s.blocks);
     let launch = tile.launch(&kernel, site, blocks, &[items, m, n, k, columns, tiles_m, tiles_n]);
     kernel.lower([launch])
 }

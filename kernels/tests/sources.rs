@@ -97,7 +97,8 @@ fn lowered(case: &Case, variant: &Variant, dtype: DType, stored: DType, caps: &C
     let inputs: Vec<TensorDesc> =
         case.operands.iter().zip(&is_weight).map(|(o, w)| o.desc(if *w { stored } else { dtype })).collect();
     let Ok(output) = case.op.infer(&inputs) else { return Vec::new() };
-    let site = Site { inputs: &inputs, is_weight: &is_weight, output, caps, tile: None };
+    let site =
+        Site { inputs: &inputs, is_weight: &is_weight, output, caps, tile: None, summarise: false, summaries: &[] };
     let launches = case.op.lower(variant, &site).map_or(Vec::new(), |l| l.launches);
     let kernel = |code| if let Code::Kernel(source) = code { Some(source) } else { None };
     launches.into_iter().filter_map(|l| kernel(l.code)).collect()

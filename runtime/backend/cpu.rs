@@ -56,6 +56,7 @@ impl CpuBackend {
             threads,
             f16: true,
             bf16: true,
+            processors: None,
             subgroups: None,
             compute_capability: None,
             max_binding: u64::MAX,
@@ -210,6 +211,9 @@ fn host_call(bound: &BoundLaunch) -> Result<PreparedCall, String> {
             (Slot::Input(i), Access::Write) => return Err(format!("writes its operand {i}")),
             (Slot::Output, _) => output = Some(lent),
             (Slot::Scratch, _) => scratch = Some(lent),
+            (slot @ (Slot::Counters | Slot::Summary | Slot::SummaryOf(_)), _) => {
+                return Err(format!("{slot:?}, which no host kernel has"));
+            }
         }
     }
     if inputs.len() > MAX_INPUTS {

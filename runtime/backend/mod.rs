@@ -59,6 +59,8 @@ pub struct Caps {
     pub f16: bool,
     /// bf16 storage in kernels.
     pub bf16: bool,
+    /// Multiprocessors, where the driver says how many.
+    pub processors: Option<u32>,
     /// Smallest and largest subgroup (warp) size, where subgroup operations exist.
     pub subgroups: Option<(u32, u32)>,
     /// Compute capability, on CUDA.

@@ -24,6 +24,7 @@ impl TraceBackend {
             threads: 1,
             f16: true,
             bf16: target != Target::Wgsl,
+            processors: (target == Target::Cuda).then_some(132),
             subgroups: Some((32, 32)),
             compute_capability: (target == Target::Cuda).then_some((9, 0)),
             max_binding: (1 << 31) - 4,

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use crate::backend::{Caps, Target};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Origin};
-use crate::op::{Arg, Code, Lowering, Op, Site, Slot, Variant};
+use crate::graph::{Graph, Node, Origin, Value};
+use crate::op::{Arg, Code, Lowering, Op, Site, Slot, Summary, Variant};
 use crate::tensor::TensorDesc;
 use crate::tuned::{self, Table, Winner};
 
@@ -62,8 +62,67 @@ pub(super) fn lower_all(graph: &Graph, device: &Device, pins: &Pins) -> Result<V
     let table = device.tuned();
     // Networks repeat their shapes.
     let mut winners = HashMap::new();
-    let mut lower = |node| lower_node(graph, node, device.caps(), pins, table.as_deref().map(|t| (t, &mut winners)));
-    graph.nodes.iter().map(&mut lower).collect()
+    let mut lowered: Vec<Lowered> = Vec::with_capacity(graph.nodes.len());
+    for node in &graph.nodes {
+        let mut offers = offers(graph, node, device.caps(), &lowered);
+        let summaries: Vec<_> = offers.iter().map(|o| o.as_ref().and_then(|(_, l)| l.summary.clone())).collect();
+        let tuned = table.as_deref().map(|t| (t, &mut winners));
+        let own = lower_node(graph, node, device.caps(), pins, tuned, &summaries)?;
+        // Summaries that are read must be made.
+        for arg in own.lowering.launches.iter().flat_map(|l| &l.args) {
+            let Slot::SummaryOf(k) = arg.slot else { continue };
+            if let Some((maker, lowering)) = offers.get_mut(k).and_then(Option::take) {
+                lowered[maker].lowering = lowering;
+            }
+        }
+        lowered.push(own);
+    }
+    Ok(lowered)
+}
+
+/// For each operand, the node that makes it and its launches with a summary of it, where this node could read one and that node
+/// has one.
+fn offers(graph: &Graph, node: &Node, caps: &Caps, lowered: &[Lowered]) -> Vec<Option<(usize, Lowering)>> {
+    let offer = |(k, v): (usize, &Value)| {
+        let Origin::Node(maker) = *graph.origin(*v) else { return None };
+        if !node.op.reads_summary(k) {
+            return None;
+        }
+        let (own, made) = (&graph.nodes[maker], &lowered[maker]);
+        if made.lowering.summary.is_some() {
+            return Some((maker, made.lowering.clone()));
+        }
+        let operands = Operands::of(graph, own);
+        let site = Site { tile: made.tile, summarise: true, ..operands.site(caps, &[]) };
+        let lowering = own.op.lower(&made.variant, &site).filter(|l| l.summary.is_some())?;
+        // It may itself read summaries, which this site does not offer; and the device may have no room for more.
+        let alike = lowering.launches.len() == made.lowering.launches.len();
+        (alike && launchable(&lowering, &made.variant, &site).is_ok()).then_some((maker, lowering))
+    };
+    node.inputs.iter().enumerate().map(offer).collect()
+}
+
+/// A node's operands as its op sees them.
+struct Operands {
+    inputs: Vec<TensorDesc>,
+    is_weight: Vec<bool>,
+    output: TensorDesc,
+}
+
+impl Operands {
+    fn of(graph: &Graph, node: &Node) -> Operands {
+        let is_weight = |v: &Value| matches!(graph.origin(*v), Origin::Weight(_));
+        Operands {
+            inputs: node.inputs.iter().map(|v| graph.desc(*v)).collect(),
+            is_weight: node.inputs.iter().map(is_weight).collect(),
+            output: graph.desc(node.output),
+        }
+    }
+
+    fn site<'a>(&'a self, caps: &'a Caps, summaries: &'a [Option<Summary>]) -> Site<'a> {
+        let Operands { inputs, is_weight, output } = self;
+        Site { inputs, is_weight, output: *output, caps, tile: None, summarise: false, summaries }
+    }
 }
 
 /// Winners found so far, by key.
@@ -75,10 +134,10 @@ fn lower_node(
     caps: &Caps,
     pins: &Pins,
     tuned: Option<(&Table, &mut Winners)>,
+    summaries: &[Option<Summary>],
 ) -> Result<Lowered> {
-    let inputs: Vec<TensorDesc> = node.inputs.iter().map(|v| graph.desc(*v)).collect();
-    let is_weight: Vec<bool> = node.inputs.iter().map(|v| matches!(graph.origin(*v), Origin::Weight(_))).collect();
-    let site = Site { inputs: &inputs, is_weight: &is_weight, output: graph.desc(node.output), caps, tile: None };
+    let operands = Operands::of(graph, node);
+    let site = operands.site(caps, summaries);
     let mut candidates = Candidates::new(&*node.op, caps.target);
     match pins.get(node.op.name()) {
         Some(pin) => candidates.pin(&*node.op, caps.target, pin, pins.strict),
@@ -108,7 +167,7 @@ fn lower_node(
         node: node.path.clone(),
         op: node.op.name(),
         target: caps.target.name(),
-        inputs: inputs.iter().map(TensorDesc::to_string).collect::<Vec<_>>().join(" "),
+        inputs: operands.inputs.iter().map(TensorDesc::to_string).collect::<Vec<_>>().join(" "),
         considered: candidates.iter().map(|(v, ..)| v.name).collect::<Vec<_>>().join(", "),
     })
 }
@@ -174,6 +233,16 @@ fn launchable(lowering: &Lowering, variant: &Variant, site: &Site<'_>) -> Result
         if launch.args.len() > caps.max_storage_bindings as usize {
             return Err(format!("{} bindings of {}", launch.args.len(), caps.max_storage_bindings));
         }
+        for map in &launch.maps {
+            let size = launch.args.get(map.arg).and_then(|arg| operand_bytes(arg, lowering, site));
+            let bytes = map.extents.iter().map(|n| u64::from(*n)).product::<u64>() * 2;
+            let [columns, rows @ ..] = map.of_box;
+            let in_reach = |n: &u32| (1..=256).contains(n);
+            let fits = matches!(columns, 8 | 64) && rows.iter().all(in_reach) && map.extents[0].is_multiple_of(8);
+            if size.is_none_or(|s| bytes > s) || !fits {
+                return Err(format!("boxes of {:?}, which has {size:?} bytes: {map:?}", map.arg));
+            }
+        }
         for arg in &launch.args {
             let size = operand_bytes(arg, lowering, site).ok_or("an argument names no operand")?;
             let end = arg.offset.checked_add(arg.bytes.unwrap_or(size.saturating_sub(arg.offset)));
@@ -201,5 +270,8 @@ fn operand_bytes(arg: &Arg, lowering: &Lowering, site: &Site<'_>) -> Option<u64>
         },
         Slot::Output => Some(site.output.bytes()),
         Slot::Scratch => Some(lowering.scratch),
+        Slot::Counters => Some(lowering.counters),
+        Slot::Summary => lowering.summary.as_ref().map(|s| s.bytes),
+        Slot::SummaryOf(i) => site.summaries.get(i)?.as_ref().map(|s| s.bytes),
     }
 }

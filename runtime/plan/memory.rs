@@ -23,6 +23,8 @@ pub(super) struct Memory {
     /// Weights by value and layout.
     pub weights: HashMap<(Value, String), Span>,
     scratch: Vec<Option<Span>>,
+    summaries: Vec<Option<Span>>,
+    counters: Option<Span>,
     /// Guarded bytes, where guards were asked for.
     pub guards: Vec<(Place, u64)>,
     /// Everything that is ever in the arena.
@@ -73,6 +75,8 @@ impl Memory {
             spans: HashMap::new(),
             weights: HashMap::new(),
             scratch: vec![None; lowered.len()],
+            summaries: vec![None; lowered.len()],
+            counters: counters(device, lowered)?,
             guards: Vec::new(),
             residents: Vec::new(),
             live: live_bytes(&lifetimes, lowered.len()),
@@ -86,7 +90,7 @@ impl Memory {
             let span = Span { buffer: memory.slabs[place.slab].clone(), offset: start, bytes: life.bytes };
             memory.residents.push(Resident {
                 name: owner.describe(graph).into(),
-                scratch: matches!(owner, Owner::Scratch(_)),
+                scratch: !matches!(owner, Owner::Value(_)),
                 first: life.first,
                 last: life.last,
                 bytes: life.bytes,
@@ -96,6 +100,7 @@ impl Memory {
             match owner {
                 Owner::Value(v) => drop(memory.spans.insert(*v, span)),
                 Owner::Scratch(node) => memory.scratch[*node] = Some(span),
+                Owner::Summary(node) => memory.summaries[*node] = Some(span),
             }
             if guard > 0 {
                 memory.guards.push((*place, guard));
@@ -163,6 +168,19 @@ impl Memory {
     }
 }
 
+/// Zeros for the nodes that count; each leaves them as it found them.
+fn counters(device: &Device, lowered: &[Lowered]) -> Result<Option<Span>> {
+    let bytes = lowered.iter().map(|l| l.lowering.counters).max().unwrap_or(0);
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let buffer = device.allocate(bytes, "the counters of a plan")?;
+    if !device.backend().is_trace() {
+        device.backend().write(&*buffer, 0, &vec![0; bytes as usize])?;
+    }
+    Ok(Some(Span { buffer, offset: 0, bytes }))
+}
+
 fn padded_end(bytes: u64, align: u64, guard: u64) -> u64 {
     bytes.max(1).next_multiple_of(align) + 2 * guard
 }
@@ -189,13 +207,14 @@ fn upload(backend: &dyn Backend, weight: &Weight, prepare: Option<&Prepare>, byt
 enum Owner {
     Value(Value),
     Scratch(usize),
+    Summary(usize),
 }
 
 impl Owner {
     fn describe<'g>(&self, graph: &'g Graph) -> &'g str {
         match self {
             Owner::Value(v) => graph.name_of(*v),
-            Owner::Scratch(node) => &graph.nodes[*node].path,
+            Owner::Scratch(node) | Owner::Summary(node) => &graph.nodes[*node].path,
         }
     }
 }
@@ -223,6 +242,12 @@ fn lifetimes(graph: &Graph, lowered: &[Lowered], homes: &Homes, forever: bool) -
         last.extend(node.inputs.iter().map(|v| (root(*v), i)));
     }
     last.extend(graph.outputs.iter().map(|(_, v)| (root(*v), end)));
+    let mut summaries: HashMap<usize, usize> = HashMap::new();
+    for (i, (node, l)) in graph.nodes.iter().zip(lowered).enumerate() {
+        for arg in l.lowering.launches.iter().flat_map(|l| &l.args) {
+            summaries.extend(maker(graph, node, arg.slot).map(|maker| (maker, i)));
+        }
+    }
     let (mut owners, mut lifetimes) = (Vec::new(), Vec::new());
     let mut add = |owner, first: usize, last: usize, bytes| {
         owners.push(owner);
@@ -241,8 +266,18 @@ fn lifetimes(graph: &Graph, lowered: &[Lowered], homes: &Homes, forever: bool) -
         if l.lowering.scratch > 0 {
             add(Owner::Scratch(i), i, i, l.lowering.scratch);
         }
+        if let Some(summary) = &l.lowering.summary {
+            add(Owner::Summary(i), i, summaries.get(&i).copied().unwrap_or(i), summary.bytes);
+        }
     }
     (owners, lifetimes)
+}
+
+/// The node whose summary an argument of `node` is.
+fn maker(graph: &Graph, node: &Node, slot: Slot) -> Option<usize> {
+    let Slot::SummaryOf(k) = slot else { return None };
+    let Origin::Node(maker) = *graph.origin(*node.inputs.get(k)?) else { return None };
+    Some(maker)
 }
 
 fn live_bytes(lifetimes: &[Lifetime], steps: usize) -> Vec<u64> {
@@ -264,11 +299,12 @@ pub(super) fn bind(graph: &Graph, lowered: &[Lowered], memory: &Memory) -> Resul
             let (whole, desc, is_weight) = match arg.slot {
                 Slot::Input(k) => operand(graph, memory, node, l, k).ok_or_else(|| fail("an operand has no memory"))?,
                 Slot::Output => (memory.span(node.output)?, graph.desc(node.output), false),
-                Slot::Scratch => {
-                    let span = memory.scratch[i].clone().ok_or_else(|| fail("uses scratch it did not ask for"))?;
-                    let words = TensorDesc { shape: Shape::from([(span.bytes / 4) as usize]), dtype: DType::F32 };
-                    (span, words, false)
-                }
+                Slot::Scratch => words(&memory.scratch[i]).ok_or_else(|| fail("uses scratch it did not ask for"))?,
+                Slot::Counters => words(&memory.counters).ok_or_else(|| fail("counts what it did not ask for"))?,
+                Slot::Summary => words(&memory.summaries[i]).ok_or_else(|| fail("writes a summary it has not"))?,
+                Slot::SummaryOf(_) => maker(graph, node, arg.slot)
+                    .and_then(|maker| words(&memory.summaries[maker]))
+                    .ok_or_else(|| fail("reads a summary that nobody makes"))?,
             };
             if is_weight && arg.access == Access::Write {
                 return Err(fail("writes a weight"));
@@ -285,6 +321,13 @@ pub(super) fn bind(graph: &Graph, lowered: &[Lowered], memory: &Memory) -> Resul
         nodes.push(BoundNode { path: node.path.clone(), op: node.op.name(), variant: l.variant.name, launches });
     }
     Ok(nodes)
+}
+
+/// Memory that is no tensor's.
+fn words(span: &Option<Span>) -> Option<(Span, TensorDesc, bool)> {
+    let span = span.clone()?;
+    let words = TensorDesc { shape: Shape::from([(span.bytes / 4) as usize]), dtype: DType::F32 };
+    Some((span, words, false))
 }
 
 /// Memory of operand `k`, its description there, and whether it is a weight.

@@ -24,6 +24,7 @@ pub fn cuda(source: &KernelSource, args: &[Arg]) -> String {
             Constant::U32(v) => writeln!(out, "constexpr unsigned {name} = {v}u;"),
             Constant::F32(v) => writeln!(out, "constexpr float {name} = {};", float(*v)),
             Constant::Bool(v) => writeln!(out, "constexpr bool {name} = {v};"),
+            Constant::Missing => writeln!(out, "constexpr float* {name} = nullptr;"),
             Constant::Type(t) => {
                 let t = type_name(*t);
                 writeln!(types, "typedef {t} {name};\ntypedef Vec<{t}, 2> {name}2;\ntypedef Vec<{t}, 4> {name}4;")
@@ -33,7 +34,7 @@ pub fn cuda(source: &KernelSource, args: &[Arg]) -> String {
     out.push_str(source.prelude);
     out.push_str(&types);
     let mut args = args.iter();
-    let mut operands = Vec::new();
+    let (mut operands, mut maps) = (Vec::new(), Vec::new());
     for binding in &source.bindings {
         match *binding {
             Binding::Buffer { name, dtype, lanes, .. } => {
@@ -42,15 +43,20 @@ pub fn cuda(source: &KernelSource, args: &[Arg]) -> String {
                 operands.push(format!("{constant}{}* __restrict__ {name}", type_name(dtype)));
                 buffer(&mut out, name, dtype, lanes);
             }
+            Binding::Map { name } => maps.push(format!("const __grid_constant__ TensorMap {name}")),
             Binding::Absent { name, value } => {
                 let value = float(value);
                 let _ = writeln!(
                     out,
                     "#define read_{name}(i) {value}\n#define read4_{name}(i) Quad{{{{{value}, {value}, {value}, {value}}}}}"
                 );
+                if named(&format!("write_{name}")) {
+                    let _ = writeln!(out, "#define write_{name}(i, v) (void)0");
+                }
             }
         }
     }
+    operands.append(&mut maps);
     let _ = writeln!(out, "#define OPERANDS {}\n#line 1 \"{}\"", operands.join(", "), source.file);
     out.push_str(source.text);
     out

@@ -71,6 +71,7 @@ impl Op for Text {
             block: [site.output.shape.count() as u32, 1, 1],
             shared: 0,
             args: vec![Arg::input(0), Arg::output()],
+            maps: Vec::new(),
             params: Vec::new(),
         };
         Some(Lowering { launches: vec![launch], ..Lowering::default() })

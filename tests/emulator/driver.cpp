@@ -360,6 +360,27 @@ API cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   return submit(stream, [=] { return values, run(*function, context, {gx, gy, gz}, {bx, by, bz}, shared, list); });
 }
 
+// Only what the engine asks for: four extents, dense, of 16 bits, boxes of 64 columns in rows of 128 bytes that are swizzled,
+// or of 8.
+API cuTensorMapEncodeTiled(void* to, int type, unsigned rank, void* base, const u64* extents, const u64* strides, const u32* box,
+                           const u32* steps, int interleave, int swizzle, int, int fill) {
+  MAY_FAIL("cuTensorMapEncodeTiled");
+  if ((type != 6 && type != 9) || rank != 4 || interleave || swizzle != (box[0] == 64 ? 3 : 0) || fill) return INVALID_VALUE;
+  if (box[0] != 64 && box[0] != 8) return INVALID_VALUE;
+  emulator::Map map{emulator::Map::MARK, base, {}, {}};
+  u64 bytes = 2;
+  for (int d = 0; d < 4; d++) {
+    if (d > 0 && (strides[d - 1] != bytes || bytes % 16)) return INVALID_VALUE;
+    if (!extents[d] || extents[d] > 1ull << 32 || !box[d] || box[d] > 256 || steps[d] != 1) return INVALID_VALUE;
+    map.extents[d] = (u32)extents[d], map.of_box[d] = box[d];
+    bytes *= extents[d];
+  }
+  if ((u64)to % 64 || (u64)base % 16 || !inside((Address)base, bytes)) return INVALID_VALUE;
+  memset(to, 0, 128);
+  memcpy(to, &map, sizeof map);
+  return OK;
+}
+
 // NVIDIA's own libnvrtc asks for it, so that it can be tried beside this driver, and must be told that there is none.
 API cuGetExportTable(const void** table, const void*) { return *table = nullptr, NOT_FOUND; }
 

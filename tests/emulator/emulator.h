@@ -22,6 +22,15 @@ constexpr Schedule SCHEDULES[] = {
 constexpr int DEVICES = sizeof SCHEDULES / sizeof *SCHEDULES;
 constexpr u32 MOST_SHARED = 232448;  // as on compute capability 9.0
 
+// What the stand-in driver writes to a tensor map: dense elements of 16 bits, boxes of 64 columns (swizzled) or 8.
+struct Map {
+  static constexpr u64 MARK = 0x50414d524f534e54;
+  u64 mark;
+  const void* base;
+  u32 extents[4], of_box[4];
+  u32 rows() const { return of_box[1] * of_box[2] * of_box[3]; }
+};
+
 enum class Fault { none, address, failed };
 // Runs a grid to its end. What went wrong is in `error`.
 Fault launch(const Description& kernel, Schedule schedule, Dim3 blocks, Dim3 threads, u32 shared, void** params, std::string* error);

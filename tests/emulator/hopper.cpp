@@ -1,28 +1,27 @@
-// What compute capability 9.0 has of its own: barriers in shared memory, and products of a warpgroup that happen later than
-// they are issued. A warpgroup's product is four warps' products that share nothing, so each warp does its own.
+// What compute capability 9.0 has of its own: barriers in shared memory, copies of boxes, and products of a warpgroup, both of
+// which happen later than they are issued. A warpgroup's product is four warps' products that share nothing, so each warp does its own.
 #include <immintrin.h>
 
 #include "worker.h"
 
 namespace emulator {
-// A barrier in shared memory.
+// A barrier in shared memory: arrivals of a phase and those that are missing, and bytes of copies that are.
 struct Barrier {
-  u16 count, pending;
-  u32 phase;
+  u8 count, pending;
+  u16 phase;
+  int bytes;
 };
 static_assert(sizeof(Barrier) == 8, "as on hardware");
 
 void barrier_make(u64* b, u32 count) {
-  Barrier made{(u16)count, (u16)count, 0};
+  if (count == 0 || count > 255) fail("mbarrier: a count that no kernel uses");
+  Barrier made{(u8)count, (u8)count, 0, 0};
   memcpy(b, &made, 8);
 }
 
-void barrier_arrive(u64* b) {
-  Barrier own;
-  memcpy(&own, b, 8);
-  release(b);
-  if (own.pending == 0 || own.pending > own.count) fail("mbarrier: an arrival at what is no barrier");
-  if (--own.pending == 0) {
+// Completes the phase where nothing is missing, and wakes those that wait for it.
+static void settle(u64* b, Barrier own) {
+  if (own.pending == 0 && own.bytes == 0) {
     own.pending = own.count;
     own.phase ^= 1;
     Worker* w = worker();
@@ -39,16 +38,93 @@ void barrier_arrive(u64* b) {
   memcpy(b, &own, 8);
 }
 
+static Barrier barrier_at(const u64* b) {
+  Barrier own;
+  memcpy(&own, b, 8);
+  if (own.phase > 1 || own.pending > own.count) fail("mbarrier: what is used as one is none");
+  return own;
+}
+
+void barrier_arrive(u64* b) { barrier_expect(b, 0); }
+
+void barrier_expect(u64* b, u32 bytes) {
+  Barrier own = barrier_at(b);
+  release(b);
+  if (own.pending == 0) fail("mbarrier: more arrivals than it was made for");
+  own.pending--;
+  own.bytes += (int)bytes;
+  settle(b, own);
+}
+
 void barrier_wait(u64* b, u32 parity) {
-  for (;;) {
-    Barrier own;
-    memcpy(&own, b, 8);
-    if (own.phase > 1) fail("mbarrier: a wait at what is no barrier");
-    if (own.phase != parity) break;
+  while (barrier_at(b).phase == parity) {
     worker()->waiting.push_back({b, current->number});
     block_until_woken("mbarrier");
   }
   acquire(b);
+}
+
+// What cuTensorMapEncodeTiled has written.
+static const Map& map_of(const void* p) {
+  const auto* map = (const Map*)p;
+  if (map->mark != Map::MARK) fail("a box of what is no tensor map");
+  return *map;
+}
+
+static void box_happen(const Box& box) {
+  const Map& map = box.map;
+  acquire(box.barrier);
+  const u32 columns = map.of_box[0];
+  for (u32 r = 0; r < map.rows(); r++) {
+    const u32 along[] = {r % map.of_box[1], r / map.of_box[1] % map.of_box[2], r / map.of_box[1] / map.of_box[2]};
+    bool there = true;
+    size_t row = 0;
+    for (int d = 3; d > 0; d--) {
+      const int at = box.at[d] + (int)along[d - 1];
+      there = there && at >= 0 && at < (int)map.extents[d];
+      row = row * map.extents[d] + at;
+    }
+    for (u32 c = 0; c < columns / 8; c++) {
+      u16 chunk[8];
+      for (int e = 0; e < 8; e++) {
+        const int column = box.at[0] + (int)c * 8 + e;
+        const u16* from = (const u16*)map.base + row * map.extents[0] + column;
+        chunk[e] = 0;
+        if (there && column >= 0 && column < (int)map.extents[0]) note_read(from, 2), memcpy(chunk + e, from, 2);
+      }
+      u32 to = box.to + r * columns * 2 + c * 16;
+      if (columns == 64) to ^= (to >> 7 & 7) << 4;
+      memcpy(current->block->shared + to, chunk, 16);
+      note_write(current->block->shared + to, 16);
+    }
+  }
+  release(box.barrier);
+  Barrier own = barrier_at(box.barrier);
+  own.bytes -= (int)(map.rows() * columns * 2);
+  if (own.bytes < 0 && own.pending == 0) fail("mbarrier: more bytes come than are expected");
+  settle(box.barrier, own);
+}
+
+bool box_due(Worker* w) {
+  if (w->boxes.empty()) return false;
+  size_t i = w->schedule.order == Order::last ? w->boxes.size() - 1 : 0;
+  if (w->schedule.order == Order::random) i = (w->random = w->random * 1664525 + 1013904223) % w->boxes.size();
+  const Box box = w->boxes[i];
+  w->boxes.erase(w->boxes.begin() + i);
+  box_happen(box);
+  return true;
+}
+
+void box_issue(void* to, const void* map, u32 x, u32 y, u32 z, u32 v, u64* b) {
+  Box box{map_of(map), (u32)((u8*)to - current->block->shared), {(int)x, (int)y, (int)z, (int)v}, b};
+  if (box.to & (box.map.of_box[0] == 64 ? 1023 : 127)) fail("a box in shared memory that is not aligned");
+  if (box.to + box.map.rows() * box.map.of_box[0] * 2 > current->block->shared_bytes) fail("a box outside shared memory");
+  barrier_at(b);
+  release(b);
+  if (worker()->schedule.late)
+    worker()->boxes.push_back(box);
+  else
+    box_happen(box);
 }
 
 static float element(const u8* at, bool bf16) {

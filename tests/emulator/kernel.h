@@ -19,6 +19,7 @@ typedef unsigned long long u64;
 // The mark by which the stand-in for NVRTC finds kernels in preprocessed text.
 #define __global__ __attribute__((section(".text.emulated_kernel")))
 #define __device__
+#define __grid_constant__
 #define __forceinline__ inline
 // A block's static shared memory. Not in the static TLS block: there is little room for objects that are loaded late.
 #define __shared__ static thread_local __attribute__((tls_model("local-dynamic")))
@@ -68,6 +69,8 @@ void run_mma_tf32(void**, u32, u64);
 void barrier_make(u64* b, u32 count);
 void barrier_arrive(u64* b);
 void barrier_wait(u64* b, u32 parity);
+void barrier_expect(u64* b, u32 bytes);
+void box_issue(void* to, const void* map, u32 x, u32 y, u32 z, u32 v, u64* b);
 void run_product(void**, u32, u64);
 void run_product_commit(void**, u32, u64);
 void run_product_wait(void**, u32, u64);
@@ -173,6 +176,10 @@ DEV T __shfl_sync(u32 mask, T v, int lane) {
 DEV void __syncwarp(u32 mask = 0xffffffffu) {
   emulator::warp_collective("syncwarp", emulator::run_sync, nullptr, mask, 1);
 }
+// Between blocks, which run on several threads of the host.
+DEV u32 atomicAdd(u32* p, u32 v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
+DEV void __threadfence() { __atomic_thread_fence(__ATOMIC_ACQ_REL); }
+DEV float load_fresh(const float* p) { return *p; }
 DEV void __syncthreads() { emulator::block_barrier(); }
 DEV float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 DEV float __fdividef(float a, float b) { return a / b; }
@@ -238,6 +245,14 @@ DEV void barrier_make(u64* b, u32 count) { emulator::barrier_make(b, count); }
 DEV void barriers_made() {}
 DEV void barrier_arrive(u64* b) { emulator::barrier_arrive(b); }
 DEV void barrier_wait(u64* b, u32 parity) { emulator::barrier_wait(b, parity); }
+DEV void barrier_expect(u64* b, u32 bytes) { emulator::barrier_expect(b, bytes); }
+struct alignas(64) TensorMap {
+  u64 opaque[16];
+};
+template <class Map>
+DEV void copy_box(void* to, const Map* map, u32 x, u32 y, u32 z, u32 v, u64* b) {
+  emulator::box_issue(to, map, x, y, z, v, b);
+}
 DEV void publish() {}
 template <u32 N>
 DEV void fewer_registers() {}

@@ -94,6 +94,7 @@ void fiber_main() {
     w->barrier.clear();
     w->barrier_phase++;
   }
+  if (w->alive == 0 && !w->boxes.empty()) fail("a block ends before its copies have come");
   if (w->alive == 0) to_main(w);
   block_until_woken("exit");
   abort();
@@ -111,6 +112,7 @@ bool run_block(Worker& w) {
   w.error.clear();
   w.barrier.clear();
   w.waiting.clear();
+  w.boxes.clear();
   for (Warp& warp : w.warps) warp.arrived = warp.product_group = 0, warp.products.clear();
   memset(w.block.shared, 0xff, w.block.shared_bytes);  // NaN in every format
   for (u32 i = 0; i < w.threads; i++) {
@@ -280,6 +282,8 @@ void block_until_woken(const char* what) {
   Fiber* me = current;
   Worker* w = worker();
   me->waits_in = what;
+  // Copies of boxes come as late as they may: when nothing else can go on.
+  while (!w->runnable() && box_due(w)) {}
   if (!w->runnable()) deadlock(w);
   u32 next = w->pop();
   if (next != me->number) switch_to(w, &me->stack, next);

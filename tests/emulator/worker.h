@@ -36,6 +36,14 @@ struct Product {
   u32 group;
 };
 
+// A copy of a box that has not happened yet: the map, its place in shared memory, its first element, its barrier.
+struct Box {
+  Map map;
+  u32 to;
+  int at[4];
+  u64* barrier;
+};
+
 struct Warp {
   Collective run = nullptr;
   const char* what = nullptr;
@@ -55,6 +63,7 @@ struct Worker {
   std::vector<Warp> warps;
   std::vector<u32> barrier;  // threads that wait in the block's barrier
   std::vector<std::pair<const u64*, u32>> waiting;  // threads that wait for a barrier in shared memory
+  std::vector<Box> boxes;
   u64 barrier_sync[2];       // two: a thread already in the next phase must not order the present one
   u32 barrier_phase = 0;
   u32 threads = 0, alive = 0;
@@ -97,6 +106,8 @@ struct Worker {
 
 inline Worker* worker() { return (Worker*)current->block->worker; }
 void block_until_woken(const char* what);
+// Makes one of the late copies of boxes happen, if there is one.
+bool box_due(Worker* w);
 // Ends the launch with this error. Does not return.
 void fail(const std::string& text);
 }  // namespace emulator

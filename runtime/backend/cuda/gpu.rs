@@ -168,6 +168,7 @@ fn capabilities(dev: sys::CUdevice, options: &DeviceOptions) -> Result<Caps, Str
         threads: 1,
         f16: !options.no_f16,
         bf16: true,
+        processors: Some(attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?),
         subgroups: Some((32, 32)),
         compute_capability: Some(capability),
         max_binding: MAX_BINDING.min(options.max_binding.unwrap_or(u64::MAX)),

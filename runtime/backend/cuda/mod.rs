@@ -21,6 +21,7 @@ mod nvtx;
 pub mod pack;
 mod program;
 mod staging;
+mod tensor_map;
 
 use std::any::Any;
 use std::fmt;

@@ -10,8 +10,10 @@ use cudarc::driver::sys;
 use super::gpu::Gpu;
 use super::kernel::{Kernel, Key};
 use super::nvtx;
+use super::tensor_map::TensorMap;
 use crate::backend::{BoundLaunch, BoundNode, Buffer, CopySpan, Program};
 use crate::error::{Error, Result};
+use crate::op::BoxMap;
 use crate::profile::{Caches, NodeTime, Timing};
 
 /// A launch with everything that the driver is given.
@@ -21,6 +23,7 @@ struct Prepared {
     block: [u32; 3],
     shared: u32,
     addresses: Vec<sys::CUdeviceptr>,
+    maps: Vec<TensorMap>,
     /// The bytes of the kernel's `Params`, in words so that they are aligned as its fields are.
     params: Vec<u32>,
 }
@@ -144,12 +147,15 @@ impl Prepared {
     fn new(gpu: &Gpu, bound: &BoundLaunch, kernel: Arc<Kernel>) -> Result<Prepared> {
         let launch = &bound.launch;
         kernel.prepare(gpu, launch.block.iter().product(), launch.shared)?;
+        let addresses = bound.args.iter().map(|a| gpu.locate_span(&a.span)).collect::<Result<Vec<_>>>()?;
+        let map = |m: &BoxMap| TensorMap::encode(gpu, m, bound.args[m.arg].desc.dtype, addresses[m.arg]);
         Ok(Prepared {
+            maps: launch.maps.iter().map(map).collect::<Result<_>>()?,
             kernel,
             grid: launch.grid,
             block: launch.block,
             shared: launch.shared,
-            addresses: bound.args.iter().map(|a| gpu.locate_span(&a.span)).collect::<Result<_>>()?,
+            addresses,
             params: bytemuck::pod_collect_to_vec(&launch.params),
         })
     }
@@ -157,13 +163,14 @@ impl Prepared {
     fn launch(&self, gpu: &Gpu, stream: sys::CUstream) -> Result<()> {
         let address = |a: &sys::CUdeviceptr| std::ptr::from_ref(a).cast_mut().cast::<c_void>();
         let mut args: Vec<*mut c_void> = self.addresses.iter().map(address).collect();
+        args.extend(self.maps.iter().map(|m| std::ptr::from_ref(m).cast_mut().cast::<c_void>()));
         if !self.params.is_empty() {
             args.push(self.params.as_ptr().cast_mut().cast());
         }
         let dims = |d: [u32; 3]| (d[0], d[1], d[2]);
         let (grid, block) = (dims(self.grid), dims(self.block));
         // SAFETY: the driver copies the arguments before it returns. They are as many and as large as the kernel's parameters,
-        // which the generated header declares from the same bindings, followed by the op's `Params`. The addresses are ranges
+        // which the generated header declares from the same bindings, followed by tensor maps and the op's `Params`. The addresses are ranges
         // of buffers that the program holds, and kernels stay within them: shapes and ranges were checked when it was planned.
         let done = unsafe { result::launch_kernel(self.kernel.function, grid, block, self.shared, stream, &mut args) };
         gpu.checked(done, "a launch", 0)

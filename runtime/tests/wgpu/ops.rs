@@ -65,11 +65,12 @@ impl Op for ScaleAdd {
                 block: [GROUP as u32, 1, 1],
                 shared: 0,
                 args: args.map(|a| a.range(start, bytes)).to_vec(),
+                maps: Vec::new(),
                 params: params.iter().flat_map(|p| p.to_le_bytes()).collect(),
             });
             start += bytes;
         }
-        Some(Lowering { launches, scratch: 0, prepare: Vec::new() })
+        Some(Lowering { launches, ..Lowering::default() })
     }
 }
 
@@ -119,8 +120,9 @@ impl Op for Negate {
             block: [GROUP as u32, 1, 1],
             shared: 0,
             args: vec![Arg::input(0), Arg::output()],
+            maps: Vec::new(),
             params: Vec::new(),
         };
-        Some(Lowering { launches: vec![launch], scratch: 0, prepare: Vec::new() })
+        Some(Lowering { launches: vec![launch], ..Lowering::default() })
     }
 }
