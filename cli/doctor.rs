@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use muybridge::profiling::doctor::{Options, examine};
+use muybridge::Device;
+use muybridge::profiling::doctor::{self, Options, examine};
 use muybridge::profiling::error::write;
 
 use crate::profile::bar;
@@ -18,6 +19,9 @@ pub struct Args {
     /// Only trials whose name (op/case/kernel/dtype) contains this
     #[arg(default_value = "")]
     filter: String,
+    /// Only what the instructions of a CUDA device give, one by one, against the record of the tests' emulator
+    #[arg(long, conflicts_with_all = ["filter", "output"])]
+    wrappers: bool,
     /// Judge results only, not times
     #[arg(long)]
     untimed: bool,
@@ -29,6 +33,9 @@ pub struct Args {
 /// Examines a device. Exits with 1 if a kernel is wrong there.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let device = args.device.open()?;
+    if args.wrappers {
+        return wrappers(&device);
+    }
     let options = Options { filter: args.filter.clone(), timed: !args.untimed };
     let found = examine(&device, &options, &mut bar("examining"))?;
     say!("{} ({}; {})", device.name(), device.caps().name, device.caps().driver);
@@ -48,5 +55,19 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         write(file, &serde_json::to_vec_pretty(&found)?)?;
         say!("written: {}", file.display());
     }
+    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn wrappers(device: &Device) -> Result<ExitCode, Failure> {
+    let findings = doctor::wrappers(device)?;
+    if findings.is_empty() {
+        return Err(Failure(format!("{}: only a CUDA device has these instructions", device.name())));
+    }
+    for f in &findings {
+        say!("{} {}", if f.wrong.is_some() { "WRONG" } else { "ok   " }, f.trial);
+        f.wrong.iter().for_each(|reason| say!("      {reason}"));
+    }
+    let wrong = findings.iter().filter(|f| f.wrong.is_some()).count();
+    say!("{} wrappers: {wrong} wrong", findings.len());
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -24,6 +24,7 @@ pub mod resample;
 pub mod timestep_embedding;
 pub mod unit_distance;
 mod wgsl;
+pub mod wrappers;
 
 pub use activation::Activation;
 pub use attention::{Attention, Axis};

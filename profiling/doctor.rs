@@ -1,7 +1,7 @@
 //! Every op's cases on one device: what is wrong there, and what is slow.
 
-use muybridge_kernels::{Case, OPS, Role};
-use muybridge_runtime::{DType, Device, HostTensor};
+use muybridge_kernels::{Case, OPS, Role, wrappers};
+use muybridge_runtime::{DType, Device, Graph, HostTensor, Plan};
 use serde::Serialize;
 
 use crate::check::{Numbers, check, kernels, reference, time};
@@ -88,6 +88,41 @@ pub fn examine(device: &Device, options: &Options, progress: crate::Progress<'_>
     step(progress, of, of)?;
     let capabilities = format!("{:?}", device.caps());
     Ok(Findings { engine: env!("CARGO_PKG_VERSION").into(), device: DeviceInfo::of(device), capabilities, findings })
+}
+
+/// Runs each wrapper of CUDA's instructions that the device has, and compares with what the tests' emulator gives: a finding is
+/// wrong where they differ, word by word.
+///
+/// # Errors
+/// The device is lost.
+pub fn wrappers(device: &Device) -> Result<Vec<Finding>> {
+    let (recorded, operand) = (wrappers::recorded(), wrappers::operand());
+    let mut findings = Vec::new();
+    for wrapper in wrappers::WRAPPERS {
+        let mut g = Graph::new();
+        let x = g.input("x", operand.desc());
+        let y = g.node(wrapper.name, wrapper, &[x])?;
+        g.output("y", y);
+        let got = match Plan::new(&g, device).and_then(|plan| plan.run_host(&[&operand])) {
+            Ok(mut all) => all.remove(0),
+            // The device does not have it.
+            Err(muybridge_runtime::Error::NoVariant { .. }) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        let sum = wrappers::checksum(got.bytes());
+        let first: Vec<String> = got
+            .bytes()
+            .chunks_exact(4)
+            .take(8)
+            .map(|w| format!("{:02x}{:02x}{:02x}{:02x}", w[3], w[2], w[1], w[0]))
+            .collect();
+        let wrong = (recorded.get(wrapper.name) != Some(&sum)).then(|| {
+            format!("not the recorded words but those of checksum {sum:016x}, which begin {}", first.join(" "))
+        });
+        let trial = format!("wrapper/{}", wrapper.name);
+        findings.push(Finding { trial, error: None, wrong, slow: None, seconds: None });
+    }
+    Ok(findings)
 }
 
 /// Dtypes that the device computes in; f32 on half-size weights where the case has weights.

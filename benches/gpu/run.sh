@@ -43,6 +43,9 @@ if ! "$muybridge" devices | grep -q "^ *${device%%:*}"; then
   echo "no device ${device%%:*} is listed above" >&2
 fi
 
+step "instructions of the device, one by one, against the emulator's record"
+"$muybridge" doctor --wrappers --device "$device" | tee "$out/wrappers.txt" || failed+=("wrappers on $device")
+
 step "every op, case and kernel on $device against the f64 reference"
 "$muybridge" doctor --device "$device" ${quick:+--untimed layout/} -o "$out/ops.json" | tee "$out/ops.txt" || failed+=("ops on $device")
 

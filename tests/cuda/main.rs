@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use muybridge::kernels::wrappers::WRAPPERS;
+use muybridge::profiling::doctor;
 use muybridge::runtime::source::Binding;
 use muybridge::runtime::{
     Arg, Code, Cost, DType, Device, Error, Graph, HostTensor, KernelSource, Launch, Lowering, Mismatch, Op, Plan, Site,
@@ -132,6 +134,7 @@ fn main() {
         Trial::test("memory_is_counted", counted),
         Trial::test("kept_kernels_run_without_a_compiler", kept),
         Trial::test("processes_share_a_cache", shared),
+        Trial::test("wrappers_give_what_is_recorded", wrappers),
     ];
     trials.extend(faults::trials());
     trials.extend(packs::trials());
@@ -318,4 +321,18 @@ fn shared() -> Result<(), Failed> {
     let got = report(&mut child(&[("MUYBRIDGE_CACHE", &name)])?)?;
     let whole = std::fs::metadata(&damaged)?.len() > 1000;
     if got.contains("ran: 4") && whole { Ok(()) } else { Err(got.into()) }
+}
+
+/// On every schedule: the record is what a GPU is compared with.
+fn wrappers() -> Result<(), Failed> {
+    for i in 0..8 {
+        let findings = doctor::wrappers(&Device::open(&format!("cuda:{i}"))?)?;
+        if let Some(f) = findings.iter().find(|f| f.wrong.is_some()) {
+            return Err(format!("schedule {i}: {f:?}").into());
+        }
+        if findings.len() != WRAPPERS.len() {
+            return Err(format!("{} of {} wrappers were run", findings.len(), WRAPPERS.len()).into());
+        }
+    }
+    Ok(())
 }
