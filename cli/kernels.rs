@@ -84,9 +84,6 @@ fn resources(args: &Args) -> Result<(), Failure> {
     Err(Failure(format!("--resources {}: built without the feature `cuda`", args.arch.join(" "))))
 }
 
-/// Columns of a terminal.
-const WIDTH: usize = 100;
-
 fn list() -> ExitCode {
     let mut out = Table::new(&["op:variant", "for", ">cases", "source", "needs"]);
     for entry in OPS {

@@ -18,6 +18,9 @@ use crate::table::{Table, say};
 /// Asks the assembler what it spilled.
 const OPTIONS: [&str; 2] = ["--std=c++17", "--ptxas-options=--verbose"];
 
+/// Columns of a terminal.
+const WIDTH: usize = 100;
+
 /// A capability: (9, 0) for sm_90a.
 type Capability = (u32, u32);
 
@@ -51,7 +54,7 @@ pub fn print(args: &Args) -> Result<(), Failure> {
     }
     let headings =
         ["arch", ">regs", ">shared", ">stack", ">spilled", ">threads", ">blocks", ">warps", "limit", "kernel for case"];
-    let mut out = Table::new(&headings).within(super::WIDTH);
+    let mut out = Table::new(&headings).within(WIDTH);
     let mut report = crate::profile::bar("compiling");
     for (i, (chip, one)) in wanted.iter().enumerate() {
         if !report(i as u64, wanted.len() as u64) {
