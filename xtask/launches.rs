@@ -162,6 +162,7 @@ fn constants(source: &KernelSource) -> String {
         Constant::F32(v) => v.to_string(),
         Constant::Bool(v) => v.to_string(),
         Constant::Type(t) => t.to_string(),
+        Constant::Missing => "none".into(),
     };
     let named = source.constants.iter().filter(|(name, _)| source.text.contains(name));
     named.map(|(name, c)| format!("{name}={}", value(c))).collect::<Vec<_>>().join(" ")
