@@ -23,6 +23,9 @@ enum Task {
         /// Every kernel in every dtype on every architecture, not the usual choice
         #[arg(long)]
         all: bool,
+        /// Only kernels whose op/variant contains this: their lines are printed, and no file is written
+        #[arg(long, value_name = "TEXT")]
+        kernel: Option<String>,
         /// Folder of static-budgets.tsv and static-budgets.md
         #[arg(long, default_value = "benches/results")]
         output: PathBuf,
@@ -68,7 +71,7 @@ fn run(task: Task) -> Outcome<ExitCode> {
         machine::enter()?;
     }
     match task {
-        Task::Budgets { all, output } => budgets(all, &output),
+        Task::Budgets { all, kernel, output } => budgets(all, kernel.as_deref(), &output),
         Task::KernelPack { file, network, chip } => {
             println!("{}", pack::make(&file, &network, &chip, &kept())?);
             Ok(ExitCode::SUCCESS)
@@ -95,11 +98,21 @@ its node, and bytes of its operands, each moved once. One line per kernel is in 
 
 ";
 
-fn budgets(all: bool, output: &std::path::Path) -> Outcome<ExitCode> {
+fn budgets(all: bool, only: Option<&str>, output: &std::path::Path) -> Outcome<ExitCode> {
     let scope = if all { Scope::All } else { Scope::Usual };
-    let rows = table::rows(&selection(scope)?, &kept(), all)?;
-    write(&output.join("static-budgets.tsv"), table::lines(&rows).as_bytes())?;
-    write(&output.join("static-budgets.md"), (HEAD.to_string() + &table::summary(&rows)).as_bytes())?;
+    let mut chosen = selection(scope)?;
+    if let Some(only) = only {
+        for (_, uses) in &mut chosen {
+            uses.retain(|_, u| format!("{}/{}", u.kernel.0, u.kernel.1).contains(only));
+        }
+    }
+    let rows = table::rows(&chosen, &kept(), all)?;
+    if only.is_some() {
+        print!("{}", table::lines(&rows));
+    } else {
+        write(&output.join("static-budgets.tsv"), table::lines(&rows).as_bytes())?;
+        write(&output.join("static-budgets.md"), (HEAD.to_string() + &table::summary(&rows)).as_bytes())?;
+    }
     let mut broken = 0;
     for row in &rows {
         for what in row.broken() {
