@@ -174,7 +174,8 @@ fn parse(listing: &str) -> BTreeMap<String, Instructions> {
 /// writing a branch; arithmetic that is called is a function of some hundred instructions.
 fn call(rest: &str) -> String {
     match rest.split_once("__cuda_") {
-        Some((_, name)) if !name.contains("sync") => {
+        // 64 bits are divided where a block finds its share of the work: once.
+        Some((_, name)) if !name.contains("sync") && !name.contains("_u64") => {
             let name: String = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             format!("CALL.{name}")
         }
