@@ -14,7 +14,8 @@ pub fn trials() -> [Trial; 2] {
 /// The text that a plan of this op hands to the device.
 fn text_of(op: &Text) -> Result<(String, &'static str), Failed> {
     let (caps, x) = (Device::open("cuda:0")?.caps().clone(), TensorDesc::new([COUNT], DType::F32));
-    let site = Site { inputs: &[x], is_weight: &[false], output: x, caps: &caps, tile: None };
+    let (inputs, is_weight) = (&[x], &[false]);
+    let site = Site { inputs, is_weight, output: x, caps: &caps, tile: None, summarise: false, summaries: &[] };
     let launches = op.lower(&op.variants()[0], &site).ok_or("it does not fit")?.launches;
     let launch = launches.first().ok_or("no launch")?;
     let Code::Kernel(kernel) = &launch.code else { return Err("host code".into()) };
