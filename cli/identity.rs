@@ -18,6 +18,8 @@ use crate::{Failure, html};
 
 /// Options of verbs that make videos of a person.
 #[derive(clap::Args)]
+// Verbs flatten it beside their own `Args`, whose group has that name.
+#[group(skip)]
 #[command(next_help_heading = "Identity")]
 pub struct Args {
     /// Score every frame's face against the reference's, and write the scores here

@@ -192,3 +192,15 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_options_of_no_verb_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+}

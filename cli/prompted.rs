@@ -13,6 +13,8 @@ use crate::{DeviceArgs, Failure, interrupt};
 
 /// Options of both verbs.
 #[derive(clap::Args)]
+// Verbs flatten it beside their own `Args`, whose group has that name.
+#[group(skip)]
 pub struct Args {
     /// What is to be seen
     #[arg(long, short, default_value = "", value_name = "TEXT")]

@@ -149,13 +149,20 @@ impl Case {
         Ok(all)
     }
 
-    /// What `variant` lowers to for this row on a device with these capabilities, or `None` where it does not fit.
+    /// What `variant` lowers to for this row on a device with these capabilities, or `None` where it does not fit, or where
+    /// nothing fits that makes an operand.
     ///
     /// # Errors
     /// The operands do not fit the op: a defect of the row.
     pub fn lower(&self, variant: &Variant, dtype: DType, caps: &Caps) -> Result<Option<Lowering>, Mismatch> {
-        let summary = |i| self.maker(i).map_or(Ok(None), |maker| maker.summary(variant.target, dtype, caps));
-        let summaries = (0..self.operands.len()).map(summary).collect::<Result<Vec<_>, _>>()?;
+        let mut summaries = Vec::new();
+        for maker in (0..self.operands.len()).map(|i| self.maker(i)) {
+            summaries.push(match maker.map(|maker| maker.chosen(variant.target, dtype, caps)).transpose()? {
+                Some(None) => return Ok(None),
+                Some(Some(made)) => made.summary,
+                None => None,
+            });
+        }
         self.lower_at(variant, dtype, caps, &summaries, false)
     }
 
@@ -174,11 +181,11 @@ impl Case {
         Ok(self.op.lower(variant, &site))
     }
 
-    /// The summary of the result by the variant that a plan chooses.
-    fn summary(&self, target: Target, dtype: DType, caps: &Caps) -> Result<Option<Summary>, Mismatch> {
+    /// What the variant that a plan chooses lowers to with a summary of the result, or `None` where none fits.
+    fn chosen(&self, target: Target, dtype: DType, caps: &Caps) -> Result<Option<Lowering>, Mismatch> {
         for variant in self.op.variants().iter().filter(|v| v.target == target && !self.op.by_pin(v)) {
             if let Some(lowering) = self.lower_at(variant, dtype, caps, &[], true)? {
-                return Ok(lowering.summary);
+                return Ok(Some(lowering));
             }
         }
         Ok(None)

@@ -70,7 +70,9 @@ impl Sanitizer {
         let fixed = Command::new("setarch").args(["x86_64", "-R", "true"]).status().is_ok_and(|s| s.success());
         // The stand-in's own bookkeeping of late products and of memory barriers is ordered by its scheduler, which
         // ThreadSanitizer does not see; what kernels read and write themselves is not in these functions.
-        let own_functions = ["happen", "run_product", "barrier_wait"].map(|f| format!("race:emulator::{f}\n")).concat();
+        let own_functions = ["happen", "run_product", "barrier_wait", "box_issue", "box_due"]
+            .map(|f| format!("race:emulator::{f}\n"))
+            .concat();
         let suppressions = folder.join("suppressions");
         std::fs::write(&suppressions, own_functions).map_err(|e| format!("{}: {e}", suppressions.display()))?;
         let known =
