@@ -26,7 +26,7 @@ const fn budget(kernel: &'static str, warps: u32, tensor: bool, wide: bool) -> B
     Budget { kernel, warps, tensor, wide }
 }
 
-/// Budgets of the kernels that a step spends its time in. A variant that is not here and not `simple` has [`UNLISTED`].
+/// Budgets of the kernels that a step spends its time in. A variant that is neither here nor `simple` has that of unlisted ones.
 pub const BUDGETS: [Budget; 17] = [
     budget("matmul/mma", 8, true, true),
     budget("matmul/split_k", 8, true, true),
