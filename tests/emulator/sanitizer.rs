@@ -44,7 +44,7 @@ impl Sanitizer {
     }
 
     /// Where its runtime is, or why there is none.
-    pub fn library(self) -> Result<String, String> {
+    pub fn preloaded(self) -> Result<String, String> {
         let library = format!("lib{}.so", if matches!(self, Sanitizer::Address) { "asan" } else { "tsan" });
         let found = Command::new("g++").arg(format!("-print-file-name={library}")).output();
         let path = String::from_utf8_lossy(&found.map_err(|e| format!("g++: {e}"))?.stdout).trim().to_string();
@@ -57,14 +57,14 @@ impl Sanitizer {
         name: &str,
         run: impl FnOnce() -> Result<(), libtest_mimic::Failed> + Send + 'static,
     ) -> libtest_mimic::Trial {
-        let missing = self.library().err().filter(|_| std::env::var_os("CI").is_none());
+        let missing = self.preloaded().err().filter(|_| std::env::var_os("CI").is_none());
         let name = missing.as_ref().map_or(name.to_string(), |reason| format!("{name} [{reason}]"));
         libtest_mimic::Trial::test(name, run).with_ignored_flag(missing.is_some())
     }
 
     /// Runs this program as a child under the sanitizer; or says why that cannot be. `folder` is the emulator's.
     pub fn run(self, folder: &Path, args: &[&str], variable: (&str, &str)) -> Result<Output, String> {
-        let path = self.library()?;
+        let path = self.preloaded()?;
         let own = std::env::current_exe().map_err(|e| format!("the test program has no path: {e}"))?;
         // ThreadSanitizer of g++ 12 cannot live with many random bits of addresses, where the system has them.
         let fixed = Command::new("setarch").args(["x86_64", "-R", "true"]).status().is_ok_and(|s| s.success());
