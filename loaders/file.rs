@@ -15,7 +15,23 @@ use crate::map::MappedFile;
 pub struct SafetensorsFile {
     path: PathBuf,
     header: Header,
-    map: MappedFile,
+    content: Content,
+}
+
+/// Where the bytes are.
+enum Content {
+    Mapped(MappedFile),
+    /// In the program itself.
+    Embedded(&'static [u8]),
+}
+
+impl Content {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Content::Mapped(map) => map.bytes(),
+            Content::Embedded(bytes) => bytes,
+        }
+    }
 }
 
 impl SafetensorsFile {
@@ -27,7 +43,17 @@ impl SafetensorsFile {
         let path = path.as_ref();
         let map = MappedFile::open(path)?;
         let header = Header::parse(map.bytes(), path)?;
-        Ok(Arc::new(SafetensorsFile { path: path.into(), header, map }))
+        Ok(Arc::new(SafetensorsFile { path: path.into(), header, content: Content::Mapped(map) }))
+    }
+
+    /// A file that was built into the program; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// Its header lies: see [`Header::parse`].
+    pub fn embedded(path: impl AsRef<Path>, bytes: &'static [u8]) -> Result<Arc<SafetensorsFile>> {
+        let path = path.as_ref();
+        let header = Header::parse(bytes, path)?;
+        Ok(Arc::new(SafetensorsFile { path: path.into(), header, content: Content::Embedded(bytes) }))
     }
 
     /// Where it is.
@@ -45,7 +71,7 @@ impl SafetensorsFile {
     /// # Errors
     /// The entry is another file's, and its range lies outside this one.
     pub fn data(&self, entry: &TensorEntry) -> Result<&[u8]> {
-        self.map.bytes().get(entry.range.clone()).ok_or_else(|| LoadError::Range {
+        self.content.bytes().get(entry.range.clone()).ok_or_else(|| LoadError::Range {
             file: self.path.clone(),
             tensor: shown(&entry.name),
             reason: format!("its bytes {:?} lie outside the file", entry.range),
@@ -55,11 +81,13 @@ impl SafetensorsFile {
 
 impl ByteOwner for SafetensorsFile {
     fn bytes(&self) -> &[u8] {
-        self.map.bytes()
+        self.content.bytes()
     }
 
     fn release(&self, range: Range<usize>) {
-        self.map.release(range);
+        if let Content::Mapped(map) = &self.content {
+            map.release(range);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use safetensors::tensor::Dtype;
 
 use crate::error::{LoadError, Result, shown};
 use crate::file::SafetensorsFile;
+use crate::finite::first_non_finite;
 use crate::header::{TensorEntry, element};
 use crate::index::Index;
 use crate::json::{first_bytes, read_bounded};
@@ -130,6 +131,36 @@ impl Listed {
         }
     }
 
+    /// Looks for NaN and infinities in its weight; rules make none.
+    pub(crate) fn check(&self, weight: &Weight) -> Result<()> {
+        if matches!(self.origin, Origin::Ruled(_)) {
+            return Ok(());
+        }
+        match first_non_finite(weight.desc().dtype, &weight.bytes()) {
+            None => Ok(()),
+            Some((index, value)) => Err(LoadError::NonFinite {
+                file: self.file.to_path_buf(),
+                tensor: shown(&self.stored_name),
+                index,
+                value,
+            }),
+        }
+    }
+
+    /// Its weight in another type. A finite number that the type can't hold is an error, not an infinity.
+    pub(crate) fn converted(&self, weight: Weight, dtype: Option<DType>) -> Result<Weight> {
+        let Some(dtype) = dtype.filter(|d| *d != weight.desc().dtype) else { return Ok(weight) };
+        let wide = weight.read().map_err(|e| self.wrong(e))?;
+        let narrow = wide.convert(dtype);
+        if let Some((i, _)) = first_non_finite(dtype, narrow.bytes())
+            && let Some(value) = wide.to_f32().get(i)
+            && value.is_finite()
+        {
+            return Err(self.wrong(format!("element {i} is {value}, beyond the range of {dtype}")));
+        }
+        Ok(Weight::owned(weight.name(), narrow))
+    }
+
     pub(crate) fn wrong(&self, reason: impl ToString) -> LoadError {
         LoadError::tensor(&self.file, &self.stored_name, reason)
     }
@@ -180,13 +211,23 @@ impl Table {
                 table.add_torch(path.as_ref())?;
                 continue;
             }
-            let file = SafetensorsFile::open(path)?;
-            let path: Arc<Path> = file.path().into();
-            for entry in &file.header().tensors {
-                table.insert(entry.name.clone(), Listed::mapped(&file, &path, entry))?;
-            }
+            table.add_file(&SafetensorsFile::open(path)?)?;
         }
         Ok(table)
+    }
+
+    /// The tensors of a file that was built into the program.
+    pub(crate) fn of_embedded(label: &Path, bytes: &'static [u8]) -> Result<Table> {
+        let mut table = Table::empty(label);
+        table.add_file(&SafetensorsFile::embedded(label, bytes)?)?;
+        Ok(table)
+    }
+
+    /// Adds all tensors of a file.
+    fn add_file(&mut self, file: &Arc<SafetensorsFile>) -> Result<()> {
+        let path: Arc<Path> = file.path().into();
+        let mut each = file.header().tensors.iter();
+        each.try_for_each(|entry| self.insert(entry.name.clone(), Listed::mapped(file, &path, entry)))
     }
 
     fn add_torch(&mut self, path: &Path) -> Result<()> {

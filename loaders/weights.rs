@@ -11,7 +11,6 @@ use muybridge_runtime::{DType, HostTensor, Shape, Weight};
 use safetensors::tensor::Dtype;
 
 use crate::error::{LoadError, Result, shown};
-use crate::finite::first_non_finite;
 use crate::locate::{Place, locate};
 use crate::procedural::AnyShape;
 use crate::report::{CensusEntry, LoadReport};
@@ -68,6 +67,14 @@ impl Weights {
     pub fn open_files(paths: &[impl AsRef<Path>]) -> Result<Weights> {
         let label = paths.first().map_or(Path::new("no file"), |p| p.as_ref());
         Ok(Weights::over(Table::of_files(label, paths)?))
+    }
+
+    /// A safetensors file that was built into the program; `label` is what errors call it.
+    ///
+    /// # Errors
+    /// Its header lies.
+    pub fn embedded(label: impl AsRef<Path>, bytes: &'static [u8]) -> Result<Weights> {
+        Ok(Weights::over(Table::of_embedded(label.as_ref(), bytes)?))
     }
 
     /// Opens a `weights_spec.json` (tensor name → shape, seed, amplitude): tensors given by rules.
@@ -286,7 +293,7 @@ impl Weights {
     pub fn check_finite(&self) -> Result<()> {
         for (name, listed) in self.below() {
             match listed.weight(name) {
-                Ok(weight) => check(listed, &weight)?,
+                Ok(weight) => listed.check(&weight)?,
                 Err(LoadError::DType { .. }) => {}
                 Err(other) => return Err(other),
             }
@@ -354,9 +361,9 @@ impl Weights {
         self.hand_out(name, shape, self.dtype, |name| {
             let stored = listed.weight(name)?;
             if self.checked {
-                check(listed, &stored)?;
+                listed.check(&stored)?;
             }
-            let weight = convert(listed, stored, self.dtype)?;
+            let weight = listed.converted(stored, self.dtype)?;
             if weight.desc().shape == shape { Ok(weight) } else { weight.reshape(shape).map_err(|e| listed.wrong(e)) }
         })
     }
@@ -406,35 +413,6 @@ fn same_elements(wanted: &[usize], found: &[usize]) -> bool {
         (Some((a, _)), Some((b, _))) => a == b,
         _ => wanted == found,
     }
-}
-
-fn check(listed: &Listed, weight: &Weight) -> Result<()> {
-    if matches!(listed.origin, crate::table::Origin::Ruled(_)) {
-        return Ok(());
-    }
-    match first_non_finite(weight.desc().dtype, &weight.bytes()) {
-        None => Ok(()),
-        Some((index, value)) => Err(LoadError::NonFinite {
-            file: listed.file.to_path_buf(),
-            tensor: shown(&listed.stored_name),
-            index,
-            value,
-        }),
-    }
-}
-
-/// The weight in another type. A finite number that the type can't hold is an error, not an infinity.
-fn convert(listed: &Listed, weight: Weight, dtype: Option<DType>) -> Result<Weight> {
-    let Some(dtype) = dtype.filter(|d| *d != weight.desc().dtype) else { return Ok(weight) };
-    let wide = weight.read().map_err(|e| listed.wrong(e))?;
-    let narrow = wide.convert(dtype);
-    if let Some((i, _)) = first_non_finite(dtype, narrow.bytes())
-        && let Some(value) = wide.to_f32().get(i)
-        && value.is_finite()
-    {
-        return Err(listed.wrong(format!("element {i} is {value}, beyond the range of {dtype}")));
-    }
-    Ok(Weight::owned(weight.name(), narrow))
 }
 
 impl fmt::Debug for Weights {

@@ -293,3 +293,19 @@ fn a_specification_adds_tensors_by_rule() {
         assert!(error.contains("weights_spec.json: tensor bad") && error.contains(words), "{error}");
     }
 }
+
+/// A file in the program is read as one on disk, and distrusted as much.
+#[test]
+fn embedded_files_are_read_and_distrusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "w.safetensors", [("a", tensor::<f16>(&[2], &[1.0, -2.5]))]);
+    let bytes: &'static [u8] = fs::read(path).unwrap().leak();
+    let weights = Weights::embedded("built-in", bytes).unwrap();
+    let read = weights.get("a", Shape::new(&[2]).unwrap()).unwrap().read().unwrap();
+    assert_eq!(read.to_f32(), [1.0, -2.5]);
+    assert!(weights.finish().is_ok());
+    for cut in [0, 7, bytes.len() - 1] {
+        let refused = Weights::embedded("built-in", &bytes[..cut]).unwrap_err().to_string();
+        assert!(refused.contains("built-in"), "{refused}");
+    }
+}
