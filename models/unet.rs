@@ -54,6 +54,19 @@ impl Unet {
         Unet::over(config, UnetConfig::read_any(config)?, &w, device)
     }
 
+    /// As [`Unet::of`], without the motion modules that configuration and checkpoint have: frames do not see each other.
+    ///
+    /// # Errors
+    /// As [`Unet::open`].
+    pub fn still(config: &Config, w: Weights, device: &Device) -> Result<Unet> {
+        let mut c = UnetConfig::read_any(config)?;
+        c.trunk.levels.iter_mut().chain(&mut c.up).for_each(|level| level.motion.clear());
+        c.trunk.mid.iter_mut().for_each(|mid| mid.motion.clear());
+        let names = w.census().into_iter().map(|entry| entry.name);
+        names.filter(|name| name.split('.').any(|part| part == "motion_modules")).for_each(|name| w.ignore(name));
+        Unet::over(config, c, &w, device)
+    }
+
     /// A UNet for pictures joined with motion modules, as `UNetMotionModel.from_unet2d` joins them.
     ///
     /// # Errors

@@ -215,6 +215,29 @@ fn controlnets_steer_beside_the_guider() -> Result<()> {
     Ok(())
 }
 
+/// What leaves a part out leaves out just that.
+#[test]
+fn parts_can_be_left_out() -> Result<()> {
+    let device = Device::open("cpu")?;
+    let frames = |components: Components, reads_reference: bool| -> Result<Vec<HostTensor>> {
+        let animator = Animator::open(components, &device, AnimateOptions { reads_reference, steps: 2, ..options() })?;
+        let mut frames = Vec::new();
+        animator.run(&input(), &mut |event| {
+            if let Event::Frame { pixels, .. } = event {
+                frames.push(pixels.clone());
+            }
+            Flow::Continue
+        })?;
+        Ok(frames)
+    };
+    let whole = frames(components()?, true)?;
+    let (blind, still) = (frames(components()?, false)?, frames(components()?.without_motion(), true)?);
+    assert!(
+        difference(&whole, &blind) > 1e-4 && difference(&whole, &still) > 1e-4 && difference(&blind, &still) > 1e-4
+    );
+    Ok(())
+}
+
 /// Norms over all frames (AnimateAnyone's first version) are kept whole; a clip need not divide evenly.
 #[test]
 fn spatial_work_in_portions_gives_the_same_prediction() -> Result<()> {

@@ -56,6 +56,8 @@ pub struct AnimateOptions {
     pub between: Option<(usize, Between)>,
     /// The most device memory, in bytes.
     pub max_memory: Option<u64>,
+    /// Whether the network reads the reference's features; without them only its embedding is left, which shows what they do.
+    pub reads_reference: bool,
 }
 
 impl Default for AnimateOptions {
@@ -76,6 +78,7 @@ impl Default for AnimateOptions {
             moving: false,
             between: None,
             max_memory: None,
+            reads_reference: true,
         }
     }
 }
@@ -277,7 +280,8 @@ impl Animator {
             nets.push(net);
         }
         let beside: Vec<&ControlNet> = nets.iter().collect();
-        let denoiser = Denoiser::open(&unet, &beside, self.window_shape(), self.memory.halves)?;
+        let way = (self.memory.halves, self.options.reads_reference);
+        let denoiser = Denoiser::open(&unet, &beside, self.window_shape(), way)?;
         Ok(Windowed::new(&self.device, denoiser, nets, clip))
     }
 

@@ -54,6 +54,8 @@ pub struct Components {
     scheduler: Option<Config>,
     /// ControlNets beside the guiders, and their folders.
     controls: Vec<(String, Component)>,
+    /// Whether motion modules are left out.
+    still: bool,
 }
 
 impl fmt::Debug for Components {
@@ -108,7 +110,7 @@ impl Components {
         if let Some(missing) = WANTED.iter().find(|name| !named.contains_key(**name)) {
             return Err(Error::call(MODEL, format!("no component {missing}")));
         }
-        let components = Components { named, scheduler, controls: Vec::new() };
+        let components = Components { named, scheduler, controls: Vec::new(), still: false };
         if components.kinds().is_empty() {
             let reason = "no pose_guider and no guidance_encoder_KIND: nothing to read the motion";
             return Err(Error::call(MODEL, reason));
@@ -143,6 +145,12 @@ impl Components {
         self
     }
 
+    /// The same without motion modules: frames do not see each other, which shows what the modules do.
+    #[must_use]
+    pub fn without_motion(self) -> Components {
+        Components { still: true, ..self }
+    }
+
     /// ControlNets beside the guiders.
     pub fn controls(&self) -> usize {
         self.controls.len()
@@ -169,7 +177,8 @@ impl Components {
             None => part.weights.clone(),
         };
         let (config, mut notes) = part.config("animateanyone-unet3d")?;
-        let unet = Unet::of(config.as_ref(), weights, device)?;
+        let open = if self.still { Unet::still } else { Unet::of };
+        let unet = open(config.as_ref(), weights, device)?;
         let modules = unet.motion_modules();
         notes.push(format!("motion modules {modules}/{modules}"));
         let loaded = Loaded { name: "denoising_unet".into(), report: unet.load_report().clone(), notes };

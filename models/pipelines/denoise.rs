@@ -30,13 +30,18 @@ pub(super) struct Ready {
 
 impl Denoiser {
     /// Binds the network for `frames` maps of `height × width` latents, the reference being of the same extents.
-    /// ControlNets steer both halves, which then run apart.
-    pub(super) fn open(unet: &Unet, nets: &[&ControlNet], shape: UnetShape, halves: Halves) -> Result<Denoiser> {
+    /// ControlNets steer both halves, which then run apart. Without `reads` no half reads the reference.
+    pub(super) fn open(
+        unet: &Unet,
+        nets: &[&ControlNet],
+        shape: UnetShape,
+        (halves, reads): (Halves, bool),
+    ) -> Result<Denoiser> {
         let options = PlanOptions { pins: Pins::from_env()?, guard: 0 };
         let plan = |shape| unet.plan_with(shape, nets, &options);
         let UnetShape { height, width, .. } = shape;
         let blocks = FusionBlocks::Full;
-        let reference = |first_clip| Some(ReferenceShape { items: 1, height, width, first_clip, blocks });
+        let reference = |first_clip| reads.then_some(ReferenceShape { items: 1, height, width, first_clip, blocks });
         let single = UnetShape { batch: 1, context: 1, pose_features: true, ..shape };
         let (main, uncond) = match halves {
             Halves::Together => {

@@ -126,7 +126,8 @@ impl Planner<'_> {
             let (unet, _) = self.components.unet(device)?;
             let nets = self.components.control_nets(device)?;
             let nets: Vec<&ControlNet> = nets.iter().map(|(net, _)| net).collect();
-            let denoiser = Denoiser::open(&unet, &nets, self.window(portion), halves)?;
+            let way = (halves, self.options.reads_reference);
+            let denoiser = Denoiser::open(&unet, &nets, self.window(portion), way)?;
             let bytes = denoiser.operands();
             Ok((denoiser, bytes))
         })
