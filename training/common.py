@@ -29,6 +29,7 @@ def arguments(description, **defaults):
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--f32", action="store_true", help="all numbers in f32; else activations of the diffusion model in bf16")
     p.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints")
     p.add_argument("--sheet-every", type=int, default=500, help="steps between contact sheets")
     p.add_argument("--stop-after", type=int, default=0, help="stop, with a checkpoint, after so many steps of this run")
@@ -129,6 +130,7 @@ class Trainer:
 
     def __init__(self, args, modules, name):
         self.args, self.modules, self.name = args, modules, name
+        modules.to(memory_format=torch.channels_last)
         torch.set_num_threads(args.threads)
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
         groups = [dict(params=[p for p in self.parameters if p.dim() > 1], weight_decay=0.01)]
@@ -182,7 +184,8 @@ class Trainer:
         first, window = self.step, []
         while self.step < a.steps and not self.stopped:
             started = time.monotonic()
-            loss, parts = loss_of(self.generator(self.step))
+            with torch.autocast(torch.device(a.device).type, torch.bfloat16, enabled=self.name != "vae" and not a.f32):
+                loss, parts = loss_of(self.generator(self.step))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)

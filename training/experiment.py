@@ -98,7 +98,7 @@ def finetune(args, name, seed, chosen):
     clips = Subset(f"{name}_{seed}", [(real, repeated), (pool, chosen)])
     run = argparse.Namespace(
         out=out, size=args.size, device="cpu", steps=args.steps, lr=args.lr, warmup=args.steps // 10, ema=0.99, seed=seed,
-        threads=args.threads, save_every=120, sheet_every=10**9, stop_after=0, batch=args.batch,
+        threads=args.threads, save_every=120, sheet_every=10**9, stop_after=0, batch=args.batch, f32=False,
     )
     model, stage = load(argparse.Namespace(out=args.base, size=args.size, device="cpu"))
     whole = Latents(argparse.Namespace(out=args.base, size=args.size, device="cpu"), Clips(args.train))

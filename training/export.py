@@ -121,6 +121,9 @@ def export(args):
         shutil.rmtree(hidden)
         raise SystemExit(f"over the limit of {args.limit:,} bytes; nothing was written")
     hidden.chmod(0o755)
+    card = args.model / "README.md"
+    if card.exists():
+        shutil.copy(card, hidden)
     if args.model.exists():
         old = args.model.with_name(f".{args.model.name}.old")
         shutil.rmtree(old, ignore_errors=True)

@@ -18,6 +18,7 @@ GUIDANCE = ("normal", "dwpose")
 CONTROL = "depth"
 CONTEXT = 32
 
+# Few groups in the norms: two channels a group, as eight would make of 16, keep no colour of an even wall but its sign.
 VAE = dict(
     in_channels=3,
     out_channels=3,
@@ -26,7 +27,7 @@ VAE = dict(
     up_block_types=["UpDecoderBlock2D"] * 3,
     layers_per_block=1,
     latent_channels=4,
-    norm_num_groups=8,
+    norm_num_groups=2,
     mid_block_add_attention=False,
     force_upcast=False,
     sample_size=128,
@@ -43,7 +44,7 @@ UNET = dict(
     layers_per_block=1,
     attention_head_dim=4,
     cross_attention_dim=CONTEXT,
-    norm_num_groups=8,
+    norm_num_groups=4,
 )
 # Modules on the way up at a quarter (`4`) and at full resolution (`2`: the published code counts from four levels), and in the middle.
 MOTION = dict(
@@ -61,7 +62,7 @@ MOTION = dict(
         temporal_attention_dim_div=1,
     ),
 )
-GUIDER = dict(guidance_input_channels=3, guidance_embedding_channels=32, block_out_channels=[8, 16, 32], attention_num_heads=4)
+GUIDER = dict(guidance_input_channels=3, guidance_embedding_channels=32, block_out_channels=[8, 16, 32])
 IMAGE_ENCODER = dict(
     hidden_size=32,
     intermediate_size=64,
@@ -79,7 +80,7 @@ CONTROLNET = dict(
     layers_per_block=1,
     attention_head_dim=4,
     cross_attention_dim=CONTEXT,
-    norm_num_groups=8,
+    norm_num_groups=4,
     conditioning_embedding_out_channels=[8, 16, 32],
 )
 # For trying the scripts in seconds; every layout is that of the real sizes.
@@ -193,31 +194,10 @@ def motion_modules(unet):
     return modules
 
 
-class GuidanceTransformer(nn.Module):
-    def __init__(self, channels, heads):
-        super().__init__()
-        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
-        self.proj_in = nn.Conv2d(channels, channels, 1)
-        block = nn.Module()
-        block.norm1, block.norm3 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        block.attn1 = SelfAttention(channels, heads)
-        block.ff = FeedForward(channels, activation_fn="geglu")
-        self.transformer_blocks = nn.ModuleList([block])
-        self.proj_out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x):
-        height, width = x.shape[-2:]
-        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
-        block = self.transformer_blocks[0]
-        h = h + block.attn1(block.norm1(h))
-        h = h + block.ff(block.norm3(h))
-        return x + self.proj_out(h.transpose(1, 2).unflatten(2, (height, width)))
-
-
 class GuidanceEncoder(nn.Module):
-    """Champ's: pictures `[N,3,H,W]` in [0,1] to features `[N,C,H/4,W/4]`. Of its transformers only the last is there."""
+    """Champ's without its transformers: pictures `[N,3,H,W]` in [0,1] to features `[N,C,H/4,W/4]`."""
 
-    def __init__(self, guidance_input_channels, guidance_embedding_channels, block_out_channels, attention_num_heads):
+    def __init__(self, guidance_input_channels, guidance_embedding_channels, block_out_channels):
         super().__init__()
         widths = block_out_channels
         self.conv_in = nn.Conv2d(guidance_input_channels, widths[0], 3, padding=1)
@@ -225,8 +205,6 @@ class GuidanceEncoder(nn.Module):
         for a, b in zip(widths, widths[1:]):
             self.blocks.append(nn.Conv2d(a, a, 3, padding=1))
             self.blocks.append(nn.Conv2d(a, b, 3, padding=1, stride=2))
-        self.last = f"{len(self.blocks) - 1}"
-        self.attentions = nn.ModuleDict({self.last: GuidanceTransformer(widths[-1], attention_num_heads)})
         self.conv_out = nn.Conv2d(widths[-1], guidance_embedding_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.bias)
         nn.init.normal_(self.conv_out.weight, std=0.01)
@@ -235,7 +213,7 @@ class GuidanceEncoder(nn.Module):
         h = F.silu(self.conv_in(x))
         for block in self.blocks:
             h = F.silu(block(h))
-        return self.conv_out(self.attentions[self.last](h))
+        return self.conv_out(h)
 
 
 def transformers(block):

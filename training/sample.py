@@ -1,6 +1,6 @@
 """Samples a held-out clip with the training framework and writes it as recorded cases that `muybridge run --check` reads.
 
-OUT/denoise: one step with guidance (kind champ_denoise). OUT/pipeline: from pictures to frames, with the latents after every step
+OUT/bundled_denoise: one step with guidance (kind champ_denoise). OUT/bundled_pipeline: from pictures to frames, with the latents after every step
 (kind champ_pipeline). Both run the exported f16 weights, computed in f32.
 """
 
@@ -12,7 +12,6 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from PIL import Image
 from safetensors.torch import save_file
 
 from common import Clips, pixels
@@ -92,10 +91,10 @@ def main():
     p.add_argument("--train", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True, help="folder of the checkpoints")
     p.add_argument("--cases", type=Path, required=True, help="folder to write the cases to")
-    p.add_argument("--model", default="../../model", help="the exported directory, as seen from a case")
+    p.add_argument("--model", default="../../../models/weights", help="the exported directory, as seen from a case")
     p.add_argument("--clip", type=int, default=0)
-    p.add_argument("--frames", type=int, default=4)
-    p.add_argument("--steps", type=int, default=4)
+    p.add_argument("--frames", type=int, default=2)
+    p.add_argument("--steps", type=int, default=3)
     p.add_argument("--guidance", type=float, default=1.5)
     p.add_argument("--seed", type=int, default=7)
     p.add_argument("--size", default="small")
@@ -110,6 +109,7 @@ def main():
     guidance = {k: torch.from_numpy(clips.get(k, args.clip)[: args.frames].copy()) for k in GUIDANCE}
     noise = torch.randn(args.frames, *latents.references.shape[1:], generator=torch.Generator().manual_seed(args.seed))
     denoise_case(args, model, latents, sampler, reference, guidance, noise)
+    args.case = args.cases / "bundled_pipeline"
     pipeline_case(args, model, latents, sampler, reference, guidance, noise)
 
 
@@ -132,7 +132,7 @@ def denoise_case(args, model, latents, sampler, reference, guidance, noise):
 
     single, double = both(sampler, model, latents, step)
     call = dict(timestep=t, guidance_scale=args.guidance, guidance_types=list(GUIDANCE))
-    case = Case(args.cases / "denoise", "champ_denoise", "one step of the bundled model", args.model, "cfg", "denoise", call)
+    case = Case(args.cases / "bundled_denoise", "champ_denoise", "one step of the bundled model", args.model, "cfg", "denoise", call)
     case.put("ref_latents", ref_latents)
     case.put("clip_embeds", clip_embeds)
     case.put("latents", noise.transpose(0, 1)[None])
@@ -159,7 +159,7 @@ def pipeline_case(args, model, latents, sampler, reference, guidance, noise):
     height, width = reference.shape[:2]
     call = dict(width=width, height=height, video_length=args.frames, num_inference_steps=args.steps, guidance_scale=args.guidance,
                 guidance_types=list(GUIDANCE), context_frames=24, context_overlap=4)
-    case = Case(args.cases / "pipeline", "champ_pipeline", "the bundled model from pictures to frames", args.model, "run", "pipeline", call)
+    case = Case(args.case, "champ_pipeline", "the model from pictures to frames", args.model, "run", "pipeline", call)
     case.put("ref_image", reference)
     for name, picture in guidance.items():
         case.put(f"guidance.{name}", picture)
@@ -170,8 +170,6 @@ def pipeline_case(args, model, latents, sampler, reference, guidance, noise):
         case.expect(f"latents.{i}", a, b)
     case.expect("video", video, video64)
     case.write()
-    frames = (video[0].transpose(0, 1).clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
-    Image.fromarray(torch.cat([reference, *frames], 1).numpy()).save(args.cases / "pipeline.png")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from sampling import Sampler, truth
 
 
 def main():
-    p = arguments(__doc__, steps=5000, batch=4, lr=8e-4, warmup=400, ema=0.9985)
+    p = arguments(__doc__, steps=12000, batch=4, lr=5e-4, warmup=300, ema=0.998)
     p.add_argument("--frames", type=int, default=3, help="frames for each reference of a batch")
     p.add_argument("--test", type=__import__("pathlib").Path, help="held-out clips for the contact sheets")
     args = p.parse_args()

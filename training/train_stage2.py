@@ -11,7 +11,7 @@ from sampling import Sampler, truth
 
 
 def main():
-    p = arguments(__doc__, steps=2400, batch=1, lr=6e-4, warmup=100, ema=0.997)
+    p = arguments(__doc__, steps=1000, batch=1, lr=5e-4, warmup=100, ema=0.997)
     p.add_argument("--frames", type=int, default=16, help="frames of a window")
     p.add_argument("--test", type=__import__("pathlib").Path, help="held-out clips for the contact sheets")
     args = p.parse_args()

@@ -24,7 +24,9 @@ def crops(clips, batch, g):
             v = 0.35 + 0.3 * v
         y, z = int(u * room_y + 0.5), int(v * room_x + 0.5)
         c = x[i, :, y : y + crop, z : z + crop]
-        out.append(c.flip(-1) if torch.rand(1, generator=g).item() < 0.5 else c)
+        c = c.flip(-1) if torch.rand(1, generator=g).item() < 0.5 else c
+        # Rooms are grey and brown: with red, green and blue exchanged no colour is so rare that latents could do without it.
+        out.append(c[torch.randperm(3, generator=g)] if torch.rand(1, generator=g).item() < 0.5 else c)
     return torch.stack(out)
 
 
@@ -32,22 +34,48 @@ def edges(x):
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def reconstruction(y, x):
-    """Absolute differences of the pictures and of their edges, at three scales."""
+def tint(x):
+    return x - x.mean(1, keepdim=True)
+
+
+def reconstruction(y, x, fine=1.0):
+    """Squares of the differences of the pictures and of their tints at four scales, and, by `fine`, absolute differences of the
+    pictures and of their edges at the two finest. Squares vanish where lightness is right already and leave the word to colours,
+    which are rare; absolute differences alone never do."""
     loss = 0.0
-    for scale in range(3):
-        loss = loss + F.l1_loss(y, x) + 0.5 * sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x)))
+    for scale in range(4):
+        loss = loss + 10 * F.mse_loss(y, x) + 30 * F.mse_loss(tint(y), tint(x))
+        if scale < 2 and fine > 0:
+            loss = loss + fine * (F.l1_loss(y, x) + 0.5 * sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x))))
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-    return loss + 0.5 * F.mse_loss(y, x)
+    return loss
+
+
+@torch.no_grad()
+def pass_through(vae):
+    """Begins as a network that hands its channels on: residual branches silent, resampling and shortcuts plain copies. Drawn at
+    random they mix colours into lightness, and one of the two axes of colour is not found again."""
+    for name, module in vae.named_modules():
+        if name.endswith("conv2"):
+            module.weight.zero_()
+        elif name.endswith(("conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")) or name == "encoder.conv_in":
+            repeated = nn.init.dirac_(torch.empty_like(module.weight))
+            for out in range(module.weight.shape[1], module.weight.shape[0]):
+                repeated[out] = repeated[out % module.weight.shape[1]] * (-1) ** (out // module.weight.shape[1])
+            module.weight.mul_(0.1).add_(repeated)
 
 
 def main():
-    p = arguments(__doc__, steps=3000, batch=16, lr=1.5e-3, ema=0.998)
-    p.add_argument("--kl", type=float, default=2e-5, help="weight of the latents' divergence from a normal distribution")
+    p = arguments(__doc__, steps=2000, batch=16, lr=6e-4, warmup=300, ema=0.997)
+    p.add_argument("--kl", type=float, default=4e-6, help="weight of the latents' divergence from a normal distribution")
+    p.add_argument("--kl-warmup", type=int, default=1000, help="steps until that weight is whole: channels that begin as noise stay it")
+    p.add_argument("--coarse", type=int, default=250, help="steps without the absolute differences, which take as many again to count in full")
     args = p.parse_args()
     torch.manual_seed(args.seed)
     clips = Clips(args.data)
-    vae = autoencoder(args.size).to(args.device)
+    vae = autoencoder(args.size)
+    pass_through(vae)
+    vae.to(args.device)
     trainer = Trainer(args, nn.ModuleDict(dict(vae=vae)), "vae")
 
     def loss_of(g):
@@ -57,8 +85,10 @@ def main():
         noise = torch.randn(moments.mean.shape, generator=g).to(args.device)
         y = vae.decode(moments.mean + moments.std * noise).sample
         kl = moments.kl().mean() / moments.mean[0].numel()
-        error = reconstruction(y, x)
-        return error + args.kl * moments.mean[0].numel() * kl, dict(psnr=psnr(y.detach() / 2 + 0.5, x / 2 + 0.5).mean().item(), kl=kl.item())
+        # Colours first: once all channels hold detail, they are slow to make room.
+        error = reconstruction(y, x, min(1, max(0, trainer.step / args.coarse - 1)))
+        weight = args.kl * min(1, trainer.step / args.kl_warmup) * moments.mean[0].numel()
+        return error + weight * kl, dict(psnr=psnr(y.detach() / 2 + 0.5, x / 2 + 0.5).mean().item(), kl=kl.item())
 
     def sheet(step):
         g = torch.Generator().manual_seed(99)
@@ -66,10 +96,9 @@ def main():
         x = pixels(clips.take("frames", which, [0] * 8)).to(args.device)
         z = vae.encode(x * 2 - 1).latent_dist.mode()
         y = vae.decode(z).sample / 2 + 0.5
-        print(f"vae: whole frames, averaged weights: {psnr(y, x).mean():.2f} dB; latents {z.mean():.3f} ± {z.std():.3f}", flush=True)
+        print(f"vae: whole frames, averaged weights: {psnr(y, x).mean():.2f} dB; latents {z.mean():.3f} ± {z.std((0, 2, 3)).tolist()}", flush=True)
         save_sheet(args.out / f"vae_{step:06d}.png", [list(x), list(y)])
 
-    vae.to(memory_format=torch.channels_last)
     trainer.run(loss_of, sheet)
 
 

@@ -102,11 +102,10 @@ def main():
     reference, frames = picture(1, 32, 16, 3), 3
     guidance = {name: picture(2 + i, frames, 32, 16, 3) for i, name in enumerate(GUIDANCE)}
     noise = torch.randn(frames, 4, 8, 4, generator=torch.Generator().manual_seed(3))
-    args = Namespace(cases=HERE, model=".", frames=frames, steps=2, guidance=1.5)
-    run(args, model, latents, reference, guidance, noise)
+    args = Namespace(case=folder, model=".", frames=frames, steps=2, guidance=1.5)
+    sample.pipeline_case(args, model, latents, Sampler(model, latents, "cpu"), reference, guidance, noise)
     file = folder / "case.json"
     record = json.loads(file.read_text())
-    record["name"] = "champ_pipeline"
     narrow(args, model, latents, reference, guidance, noise, record["calls"][0]["outputs"], load_file(folder / "expected.safetensors"))
     for name, part in record["components"].items():
         part |= dict(dir=name, config=f"{name}/config.json", weights={}, procedural=name != "scheduler")
@@ -129,16 +128,6 @@ def narrow(args, model, latents, reference, guidance, noise, outputs, expected):
             outputs[name].setdefault("torch_low", {})[str(dtype).removeprefix("torch.")] = dict(rel_rms=error)
     model.float()
     latents.vae.float()
-
-
-def run(args, model, latents, reference, guidance, noise):
-    """The framework's own case, under this folder's name."""
-    (args.cases / "pipeline").mkdir(exist_ok=True)
-    sample.pipeline_case(args, model, latents, Sampler(model, latents, "cpu"), reference, guidance, noise)
-    (args.cases / "pipeline.png").unlink()
-    for file in (args.cases / "pipeline").iterdir():
-        file.rename(args.cases / "champ_pipeline" / file.name)
-    (args.cases / "pipeline").rmdir()
 
 
 if __name__ == "__main__":
