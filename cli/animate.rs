@@ -1,17 +1,22 @@
 //! `muybridge animate`
 
-use std::collections::BTreeMap;
+mod held_out;
+mod person;
+mod state;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use muybridge::context::{Between, Weighting};
-use muybridge::loaders::{FrameRate, Frames, Guidance, Picture, VideoWriter, read_tensors, write_tensors};
+use muybridge::loaders::{FrameRate, Frames, Guidance, Picture, VideoWriter};
 use muybridge::pipelines::{
-    AnimateInput, AnimateOptions, Animator, Checkpoint, Components, ControlInput, Event, Flow, Motion,
+    AnimateInput, AnimateOptions, Animator, Components, ControlInput, Event, Flow, Motion, Stage,
 };
-use muybridge::{DType, Error, HostTensor};
+use muybridge::{DType, Error, HostTensor, bundled};
 
+use self::person::{Person, sheet};
+use self::state::State;
 use crate::identity::{self, Scorer, Subject};
 use crate::parsed::{ControlArg, Size, bytes, dtype_for};
 use crate::progress::Shown;
@@ -20,46 +25,63 @@ use crate::{DeviceArgs, Failure};
 
 /// Options of the verb.
 #[derive(clap::Args)]
+#[command(after_help = "\
+With no options it moves a synthetic person, whom the small built-in model never saw, in a motion that it never saw either, and
+writes animate.mp4, animate.webp and animate.png: a contact sheet of reference, guidance, result and ground truth.
+
+Examples:
+  muybridge animate                                             the main job, with nothing to fetch
+  muybridge animate --person 5 --frames 32 -o five.gif          another person and motion, twice as long
+  muybridge animate --held-out 32 -o sheets                     how good the model is, beside what it does without its parts
+  muybridge animate --model checkpoints/champ --reference me.png --motion walk -o me.mp4")]
 pub struct Args {
     /// Folder of the checkpoint: denoising_unet, reference_unet, vae, image_encoder, and pose_guider (AnimateAnyone) or
-    /// guidance_encoder_KIND (Champ)
+    /// guidance_encoder_KIND (Champ); by default the small model that is built in
     #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// Picture of the person: PNG, JPEG or WebP
+    model: Option<PathBuf>,
+    /// Picture of the person: PNG, JPEG or WebP; by default a synthetic person
     #[arg(long, value_name = "FILE")]
-    reference: PathBuf,
+    reference: Option<PathBuf>,
     /// The motion: pictures of poses (a folder, a GIF or WebP animation), or for Champ a folder with one of these for each
-    /// kind (depth, normal, semantic_map, dwpose)
+    /// kind (depth, normal, semantic_map, dwpose); by default that of a synthetic person
     #[arg(long, value_name = "PATH")]
-    motion: PathBuf,
+    motion: Option<PathBuf>,
+    /// Which synthetic person and motion, where reference or motion is not given; even ones have textures and noise about them
+    #[arg(long, default_value_t = 7, value_name = "N")]
+    person: u64,
     /// A ControlNet beside the guiders: its folder and what it follows, a video, a folder of pictures, or one picture for all
-    /// frames; maybe with its strength and the part of the run that it is active in. Any number of them
+    /// frames; maybe with its strength and the part of the run that it is active in. Any number of them. The folder `bundled` is
+    /// the built-in one, which follows depth
     #[arg(long, value_name = "DIR:PATH[:SCALE[:FROM-TO]]")]
     control: Vec<ControlArg>,
-    /// The video: what it is, the end of its name tells; without an ending, a folder of PNG pictures
+    /// The video: what it is, the end of its name tells; without an ending, a folder of PNG pictures. By default animate.mp4,
+    /// with animate.webp and the contact sheet animate.png beside it
     #[arg(long, short, value_name = "PATH")]
-    output: PathBuf,
-    /// Size in pixels; by default 512x784, or 512x512 for Champ, as published
+    output: Option<PathBuf>,
+    /// A contact sheet: reference, guidance, result, and the ground truth where it is known
+    #[arg(long, value_name = "FILE.png")]
+    sheet: Option<PathBuf>,
+    /// Size in pixels; by default 512x784, or 512x512 for Champ, as published, or 128x128 for the built-in model
     #[arg(long, value_name = "WxH")]
     size: Option<Size>,
-    /// Only the first frames of the motion
+    /// Only the first frames of the motion; of a synthetic one, 16 by default
     #[arg(long, value_name = "N")]
     frames: Option<usize>,
-    /// Denoising steps; by default 30, or 20 for Champ
+    /// Denoising steps; by default 30, or 20 for Champ, or 4 for the built-in model
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// How much reference and motion count; 1 halves the work
-    #[arg(long, default_value_t = 3.5, value_name = "X")]
-    guidance: f32,
+    /// How much reference and motion count: by default 3.5, or 1 for the built-in model, which halves the work
+    #[arg(long, value_name = "X")]
+    guidance: Option<f32>,
     /// Where noise begins: the same seed gives the same video on every device
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
     /// Numbers of the activations; by default f16, or f32 where the device has no f16 or is the CPU
     #[arg(long, value_name = "DTYPE")]
     dtype: Option<DType>,
-    /// Frames that are denoised together
-    #[arg(long, default_value_t = 24, value_name = "N")]
-    window: usize,
+    /// Frames that are denoised together: by default 24, or 16 for the built-in model
+    #[arg(long, value_name = "N")]
+    window: Option<usize>,
     /// Frames that neighbouring windows share
     #[arg(long, default_value_t = 4, value_name = "N")]
     overlap: usize,
@@ -81,24 +103,57 @@ pub struct Args {
     /// Only say what it would take
     #[arg(long)]
     plan: bool,
+    /// Make so many clips of synthetic people, no video, and print how near they come to the truth, beside three baselines: the
+    /// reference repeated, no features of the reference, no motion modules. Contact sheets go to the folder --output
+    #[arg(long, value_name = "N", conflicts_with_all = ["reference", "motion", "control", "person", "sheet", "plan", "report", "preview"])]
+    held_out: Option<usize>,
     #[command(flatten)]
     identity: identity::Args,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
+/// Where the video goes, where nothing else is said.
+const OUTPUT: &str = if cfg!(feature = "h264") { "animate.mp4" } else { "animate.webp" };
+
+impl Args {
+    fn output(&self) -> &Path {
+        self.output.as_deref().unwrap_or(Path::new(OUTPUT))
+    }
+
+    fn components(&self, dtype: DType) -> Result<Components, Failure> {
+        let mut components = match &self.model {
+            Some(dir) => Components::open(dir, dtype)?,
+            None => bundled::components()?,
+        };
+        for control in &self.control {
+            components = if control.dir == Path::new(bundled::CONTROL) {
+                let (config, weights) = bundled::control_net()?;
+                components.with_control_of(bundled::CONTROL, config, weights)
+            } else {
+                components.with_control(&control.dir, dtype)?
+            };
+        }
+        Ok(components)
+    }
+}
+
 /// Makes the video. Interrupted, it keeps what is done beside the output, and the same command goes on from there.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let device = args.device.open()?;
     let dtype = dtype_for(args.dtype, &device);
-    let mut components = Components::open(&args.model, dtype)?;
-    for control in &args.control {
-        components = components.with_control(&control.dir, dtype)?;
+    let components = args.components(dtype)?;
+    let kinds = components.kinds();
+    let drawn = args.frames.unwrap_or(bundled::FRAMES);
+    let usual = options(args, &kinds, drawn, dtype);
+    let size = [usual.width, usual.height];
+    if let Some(count) = args.held_out {
+        held_out::execute(&|| args.components(dtype), &device, &usual, count, args.output.as_deref())?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let (motion, rate) = read_motion(args, &components.kinds())?;
+    let Scene { reference, motion, rate, truth } = Scene::of(args, &kinds, size, drawn)?;
     let frames = motion.first().map_or(0, |m| m.frames.len());
-    let reference = Picture::open(&args.reference)?;
-    let options = options(args, &components.kinds(), frames, dtype);
+    let options = AnimateOptions { frames, ..usual };
     let control = |c: &ControlArg| -> Result<ControlInput, Failure> {
         Ok(ControlInput { pictures: c.pictures(frames)?, scale: c.scale, range: c.range })
     };
@@ -106,9 +161,9 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let input = AnimateInput { reference, motion, controls, latents: None, resume: None };
     let subject = Subject {
         reference: &input.reference,
-        reference_file: &args.reference,
-        motion: &args.motion,
-        size: [options.width, options.height],
+        reference_file: args.reference.as_deref().unwrap_or(Path::new("")),
+        motion: args.motion.as_deref().unwrap_or(Path::new("")),
+        size,
         interpolate: args.interpolate,
         fingerprint: fingerprint(args, &AnimateOptions { seed: 0, ..options.clone() }, &input),
     };
@@ -128,17 +183,15 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         FrameRate::new(rate.frames().saturating_mul(args.interpolate.max(1) as u32), rate.seconds()).unwrap_or(rate);
     let mut input = input;
     for seed in args.identity.seeds(args.seed) {
-        if args.output.exists() && scorer.as_ref().is_some_and(|s| s.knows(seed)) {
+        if args.output().exists() && scorer.as_ref().is_some_and(|s| s.knows(seed)) {
             continue;
         }
         animator = animator.seeded(seed);
-        let mut state = State::of(&args.output, fingerprint(args, &AnimateOptions { seed, ..options.clone() }, &input));
+        let mut state =
+            State::of(args.output(), fingerprint(args, &AnimateOptions { seed, ..options.clone() }, &input));
         let pictures = one(args, &animator, &mut input, &mut state, seed, scorer.as_mut())?;
         if scorer.as_mut().is_none_or(Scorer::end) {
-            let mut writer = VideoWriter::create(&args.output, rate)?;
-            pictures.iter().try_for_each(|picture| writer.push(picture))?;
-            writer.finish()?;
-            say!("{} frames written to {}", pictures.len(), args.output.display());
+            write(args, &input, &pictures, truth.as_deref(), rate)?;
         }
         if let Some(scorer) = &scorer {
             scorer.write()?;
@@ -149,6 +202,41 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         scorer.print();
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the video, what stands beside it, and how near it comes to the truth where that is known.
+fn write(
+    args: &Args,
+    input: &AnimateInput,
+    pictures: &[Picture],
+    truth: Option<&[Picture]>,
+    rate: FrameRate,
+) -> Result<(), Failure> {
+    let mut files = vec![args.output().to_path_buf()];
+    let mut to_sheet = args.sheet.clone();
+    if args.output.is_none() {
+        files.push("animate.webp".into());
+        files.dedup();
+        to_sheet = to_sheet.or(Some("animate.png".into()));
+    }
+    for file in &files {
+        let mut writer = VideoWriter::create(file, rate)?;
+        pictures.iter().try_for_each(|picture| writer.push(picture))?;
+        writer.finish()?;
+        say!("{} frames written to {}", pictures.len(), file.display());
+    }
+    if let Some(file) = to_sheet {
+        let mut rows: Vec<&[Picture]> = input.motion.iter().take(1).map(|m| &m.frames[..]).collect();
+        rows.push(pictures);
+        rows.extend(truth);
+        sheet(&input.reference, &rows)?.write_png(&file)?;
+        say!("contact sheet written to {}", file.display());
+    }
+    if let Some(truth) = truth {
+        let [psnr, ssim] = held_out::likeness(pictures, truth)?;
+        say!("against the ground truth: PSNR {psnr:.2} dB, SSIM {ssim:.4}");
+    }
+    Ok(())
 }
 
 /// The frames of one seed, scored as they come where faces are.
@@ -170,7 +258,8 @@ fn one(
         done.frames = pictures.len();
         eprintln!("going on after step {} and {} frames", done.steps, done.frames);
     }
-    let mut job = Job { shown: Shown::new(args.preview.as_deref(), false), pictures, state, scorer };
+    let (shown, now) = (Shown::new(args.preview.as_deref(), false), Instant::now());
+    let mut job = Job { shown, pictures, state, scorer, began: now, denoising: now, denoised: (0, Duration::ZERO) };
     let ran = animator.run(input, &mut |event| job.hear(&event));
     job.shown.end()?;
     let pictures = std::mem::take(&mut job.pictures);
@@ -178,47 +267,88 @@ fn one(
         return Err(Failure(job.state.keep(&pictures)?));
     }
     ran?;
+    if let (steps @ 1.., spent) = job.denoised {
+        let (each, all) = (spent.as_secs_f64() / steps as f64, job.began.elapsed().as_secs_f64());
+        say!("{steps} steps of {each:.2} s, {all:.1} s in all");
+    }
     Ok(pictures)
 }
 
 fn options(args: &Args, kinds: &[String], frames: usize, dtype: DType) -> AnimateOptions {
-    let champ = kinds.iter().all(|k| k != "pose");
-    let Size([width, height]) = args.size.unwrap_or(Size(if champ { [512, 512] } else { [512, 784] }));
+    let (size, steps, guidance, window) = match &args.model {
+        None => ([bundled::SIDE; 2], bundled::STEPS, bundled::GUIDANCE, bundled::FRAMES),
+        Some(_) if kinds.iter().all(|k| k != "pose") => ([512, 512], 20, 3.5, 24),
+        Some(_) => ([512, 784], 30, 3.5, 24),
+    };
+    let Size([width, height]) = args.size.unwrap_or(Size(size));
     AnimateOptions {
         width,
         height,
         frames,
-        steps: args.steps.unwrap_or(if champ { 20 } else { 30 }),
-        guidance: args.guidance,
+        steps: args.steps.unwrap_or(steps),
+        guidance: args.guidance.unwrap_or(guidance),
         seed: args.seed,
         dtype,
-        window: args.window,
+        window: args.window.unwrap_or(window),
         strides: 1,
         overlap: args.overlap,
         weighting: if args.blend { Weighting::Pyramid } else { Weighting::Flat },
         moving: args.blend,
         between: (args.interpolate > 1).then_some((args.interpolate, Between::Slerp)),
         max_memory: args.max_memory,
+        reads_reference: true,
     }
 }
 
+/// What is animated.
+struct Scene {
+    reference: Picture,
+    motion: Vec<Motion>,
+    rate: FrameRate,
+    /// What the video should be, where that is known.
+    truth: Option<Vec<Picture>>,
+}
+
+impl Scene {
+    /// What the files say, and a synthetic person for what is not given.
+    fn of(args: &Args, kinds: &[String], size: [usize; 2], frames: usize) -> Result<Scene, Failure> {
+        let person = || Person::draw(args.person, size, frames);
+        let (reference, (motion, rate), truth) = match (&args.reference, &args.motion) {
+            (Some(reference), Some(motion)) => (Picture::open(reference)?, read_motion(motion, args, kinds)?, None),
+            (Some(reference), None) => (Picture::open(reference)?, person()?.motion(kinds)?, None),
+            (None, Some(motion)) => (person()?.reference(), read_motion(motion, args, kinds)?, None),
+            (None, None) => {
+                let person = person()?;
+                // Frames between frames have no truth.
+                let truth = (args.interpolate <= 1).then(|| person.truth());
+                (person.reference(), person.motion(kinds)?, truth)
+            }
+        };
+        Ok(Scene { reference, motion, rate, truth })
+    }
+}
+
+fn named_rate(fps: u32) -> Result<FrameRate, Failure> {
+    FrameRate::new(fps, 1).ok_or_else(|| Failure(format!("--fps {fps}: no such rate")))
+}
+
 /// Pictures of every kind that the model reads, and their rate.
-fn read_motion(args: &Args, kinds: &[String]) -> Result<(Vec<Motion>, FrameRate), Failure> {
+fn read_motion(path: &Path, args: &Args, kinds: &[String]) -> Result<(Vec<Motion>, FrameRate), Failure> {
     let most = args.frames.unwrap_or(usize::MAX);
-    let named = FrameRate::new(args.fps, 1).ok_or_else(|| Failure(format!("--fps {}: no such rate", args.fps)))?;
+    let named = named_rate(args.fps)?;
     if kinds.iter().any(|k| k == "pose") {
-        let stream = Frames::open(&args.motion)?;
+        let stream = Frames::open(path)?;
         let rate = stream.rate().unwrap_or(named);
         let frames = stream.take(most).collect::<Result<Vec<_>, _>>()?;
         return Ok((vec![Motion { kind: "pose".into(), frames }], rate));
     }
-    let there: Vec<String> = Guidance::open(&args.motion, &[] as &[&str])?.types().to_vec();
+    let there: Vec<String> = Guidance::open(path, &[] as &[&str])?.types().to_vec();
     let wanted: Vec<&String> = kinds.iter().filter(|k| there.contains(k)).collect();
     if wanted.is_empty() {
         let (has, reads) = (there.join(", "), kinds.join(", "));
-        return Err(Failure(format!("{}: has {has}, where the model reads {reads}", args.motion.display())));
+        return Err(Failure(format!("{}: has {has}, where the model reads {reads}", path.display())));
     }
-    let stream = Guidance::open(&args.motion, &wanted)?;
+    let stream = Guidance::open(path, &wanted)?;
     let rate = stream.rate().unwrap_or(named);
     let mut motion: Vec<Motion> = wanted.iter().map(|k| Motion { kind: k.to_string(), frames: Vec::new() }).collect();
     for pictures in stream.take(most) {
@@ -242,115 +372,30 @@ fn fingerprint(args: &Args, options: &AnimateOptions, input: &AnimateInput) -> u
     hash
 }
 
-/// What is kept of an interrupted run, beside its output: `OUTPUT.state.safetensors` and `OUTPUT.frames`.
-struct State {
-    file: PathBuf,
-    folder: PathBuf,
-    fingerprint: Vec<f32>,
-    /// Steps taken, and the latents after them.
-    last: Option<(usize, HostTensor)>,
-    written: Instant,
-}
-
-/// Time between two savings of the latents, at least.
-const SAVED_EVERY: Duration = Duration::from_secs(60);
-
-impl State {
-    fn of(output: &Path, fingerprint: u64) -> State {
-        let beside = |end: &str| {
-            let mut name = output.as_os_str().to_os_string();
-            name.push(end);
-            PathBuf::from(name)
-        };
-        // Sixteen bits each, which a float holds.
-        let fingerprint = (0..4).map(|i| (fingerprint >> (16 * i) & 0xFFFF) as f32).collect();
-        let (file, folder) = (beside(".state.safetensors"), beside(".frames"));
-        State { file, folder, fingerprint, last: None, written: Instant::now() }
-    }
-
-    /// The state of a run of the same options and pictures, if there is one.
-    fn read(&mut self) -> Result<Option<Checkpoint>, Failure> {
-        if !self.file.exists() {
-            return Ok(None);
-        }
-        let tensors = read_tensors(&self.file)?;
-        let get = |name: &str| tensors.get(name).map(HostTensor::to_f32).unwrap_or_default();
-        if get("fingerprint") != self.fingerprint {
-            eprintln!("{}: the state of another run, left alone; it is replaced", self.file.display());
-            return Ok(None);
-        }
-        let (Some(steps), Some(latents)) = (get("steps").first().copied(), tensors.get("latents")) else {
-            return Err(Failure(format!("{}: no steps and latents; remove it to begin anew", self.file.display())));
-        };
-        self.last = Some((steps as usize, latents.clone()));
-        Ok(Some(Checkpoint { steps: steps as usize, latents: latents.clone(), frames: 0 }))
-    }
-
-    /// Frames that the interrupted run finished.
-    fn finished(&self, resume: Option<&Checkpoint>) -> Result<Vec<Picture>, Failure> {
-        if resume.is_none() || !self.folder.is_dir() {
-            return Ok(Vec::new());
-        }
-        Ok(Frames::open(&self.folder)?.map(|p| p.map(Picture::rgb)).collect::<Result<_, _>>()?)
-    }
-
-    fn save(&self) -> Result<(), Failure> {
-        let Some((steps, latents)) = &self.last else { return Ok(()) };
-        let tensors = BTreeMap::from([
-            ("latents".to_string(), latents.clone()),
-            ("steps".to_string(), HostTensor::from_fn([1], |_| *steps as f32)),
-            ("fingerprint".to_string(), HostTensor::new([4], self.fingerprint.clone()).map_err(Error::from)?),
-        ]);
-        Ok(write_tensors(&self.file, &tensors)?)
-    }
-
-    /// A step was taken: saved now and then, in case that nothing else is.
-    fn step(&mut self, steps: usize, latents: &HostTensor) -> Result<(), Failure> {
-        self.last = Some((steps, latents.clone()));
-        if self.written.elapsed() > SAVED_EVERY {
-            self.save()?;
-            self.written = Instant::now();
-        }
-        Ok(())
-    }
-
-    /// Keeps everything that is done, and says so.
-    fn keep(&self, pictures: &[Picture]) -> Result<String, Failure> {
-        let Some((steps, _)) = &self.last else { return Ok("interrupted before the first step".into()) };
-        self.save()?;
-        if !pictures.is_empty() {
-            std::fs::create_dir_all(&self.folder)?;
-        }
-        for (i, picture) in pictures.iter().enumerate() {
-            let file = self.folder.join(format!("{i:06}.png"));
-            if !file.exists() {
-                picture.write_png(&file)?;
-            }
-        }
-        let kept = format!("{} after {steps} steps", self.file.display());
-        let frames = if pictures.is_empty() { String::new() } else { format!(", {} frames", pictures.len()) };
-        Ok(format!("interrupted; kept {kept}{frames}: the same command goes on from there"))
-    }
-
-    /// The video is done: nothing needs to be kept. What cannot be removed does no harm.
-    fn clear(&self) {
-        let _ = std::fs::remove_file(&self.file);
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 /// A run, as it is watched and kept.
 struct Job<'a> {
     shown: Shown<'a>,
     pictures: Vec<Picture>,
     state: &'a mut State,
     scorer: Option<&'a mut Scorer>,
+    began: Instant,
+    /// When denoising began.
+    denoising: Instant,
+    /// Steps of this run, and their time.
+    denoised: (usize, Duration),
 }
 
 impl Job<'_> {
     fn hear(&mut self, event: &Event<'_>) -> Flow {
         let kept = match event {
-            Event::Step { step, latents, .. } => self.state.step(step + 1, latents),
+            Event::Step { step, latents, .. } => {
+                self.denoised = (self.denoised.0 + 1, self.denoising.elapsed());
+                self.state.step(step + 1, latents)
+            }
+            Event::Progress(p) if p.stage == Stage::Denoising && p.done == 0 => {
+                self.denoising = Instant::now();
+                Ok(())
+            }
             Event::Frame { pixels, .. } => {
                 let picture = picture(pixels);
                 let scored = self.scorer.as_mut().map_or(Ok(()), |s| s.frame(&picture));

@@ -23,7 +23,7 @@ use crate::{Failure, html};
 #[command(next_help_heading = "Identity")]
 pub struct Args {
     /// Score every frame's face against the reference's, and write the scores here
-    #[arg(long, value_name = "FILE.json", requires = "faces")]
+    #[arg(long, value_name = "FILE.json", requires_all = ["faces", "reference", "motion"])]
     report: Option<PathBuf>,
     /// Weights of ArcFace's IResNet: safetensors or .pth
     #[arg(long, value_name = "FILE")]

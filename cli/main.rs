@@ -56,6 +56,7 @@ Examples:
   muybridge inspect sd15-unet --shape 64x64           launches, memory and work of a full-size model, without weights
   muybridge inspect checkpoints/sd15/unet             the same for a checkpoint, with a census of its tensors
   muybridge bench sd15-unet --shape 64x64             times one model with random weights
+  muybridge animate                                   moves a synthetic person, with the small built-in model
   muybridge animate --model checkpoints/champ --reference me.png --motion walk --output me.webp
   muybridge profile sd15-unet --html unet.html        where its time goes, as a page to look at
   muybridge run tests/golden/vae_mid_attn --check     compares with a recorded case of another implementation";

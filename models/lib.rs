@@ -26,6 +26,7 @@
 pub mod arithmetic;
 pub mod backbone;
 pub mod blocks;
+pub mod bundled;
 pub mod case;
 pub mod clip;
 pub mod config;

@@ -25,7 +25,7 @@ def main():
     p.add_argument("--out", type=Path, required=True, help="folder of the checkpoints")
     p.add_argument("--size", default="small")
     p.add_argument("--clips", type=int, default=32)
-    p.add_argument("--steps", type=int, default=12)
+    p.add_argument("--steps", type=int, default=4)
     p.add_argument("--guidance", type=float, default=1.0)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = p.parse_args()

@@ -229,7 +229,7 @@ def main():
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--window", type=int, default=8, help="frames of each clip of a batch")
     p.add_argument("--lr", type=float, default=1e-4)
-    p.add_argument("--sampling", type=int, default=12, help="denoising steps of the videos")
+    p.add_argument("--sampling", type=int, default=4, help="denoising steps of the videos")
     p.add_argument("--size", default="small", choices=["small", "tiny"])
     p.add_argument("--seed", type=int, default=1000, help="of the data and of the videos' noise")
     p.add_argument("--threads", type=int, default=2)

@@ -28,7 +28,7 @@ class Sampler:
         self.table = alphas_cumprod()
 
     @torch.no_grad()
-    def run(self, reference, guidance, noise, steps=12, scale=1.0, features=True, motion=True, trace=None):
+    def run(self, reference, guidance, noise, steps=4, scale=1.0, features=True, motion=True, trace=None):
         """`reference [H,W,3]` bytes, `guidance` name to bytes `[F,H,W,3]`, `noise [F,4,h,w]` to latents `[F,4,h,w]`.
 
         Without `features` the reference network is not read; without `motion` frames do not see each other. `trace` takes
@@ -57,7 +57,7 @@ class Sampler:
 
         return ddim(predict, noise.to(self.device), self.table, steps)
 
-    def clip(self, clips, i, steps=12, scale=1.0, seed=0, **options):
+    def clip(self, clips, i, steps=4, scale=1.0, seed=0, **options):
         """Pictures `[F,3,H,W]` for a clip of a data set."""
         frames = clips.frames
         noise = torch.randn(frames, *self.latents.references.shape[1:], generator=torch.Generator().manual_seed(seed + i))

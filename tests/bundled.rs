@@ -1,0 +1,103 @@
+//! The main job, with nothing to fetch: quality of the built-in model on people and motions that no training saw.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use muybridge::loaders::{Frames, Picture};
+use muybridge::metrics::image::{Frame, Ssim, psnr_capped, ssim};
+use muybridge::{Device, bundled};
+use muybridge_synth::{Clip, ClipOptions, Split};
+
+fn animate(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_muybridge"));
+    let made = command.current_dir(folder).arg("animate").args(args).output().unwrap();
+    assert!(made.status.success(), "{args:?}: {}", String::from_utf8_lossy(&made.stderr));
+    made
+}
+
+fn frames(file: &Path) -> Vec<Picture> {
+    Frames::open(file).unwrap().map(|p| p.unwrap().rgb()).collect()
+}
+
+/// Reference and truth of a held-out clip, drawn here.
+fn clip(n: u64, frames: usize) -> (Picture, Vec<Picture>) {
+    let options = ClipOptions { frames, look: None, split: Split::Test, seed: 7, ..ClipOptions::default() };
+    let (reference, frames) = Clip::new(&options, n).render();
+    let picture = |f: &muybridge_synth::Frame| {
+        let c = &f.colour;
+        Picture { width: c.width, height: c.height, channels: 3, pixels: c.pixels.clone() }
+    };
+    (picture(&reference), frames.iter().map(picture).collect())
+}
+
+/// Mean PSNR and SSIM.
+fn scores(made: &[Picture], truth: &[Picture]) -> [f64; 2] {
+    assert_eq!(made.len(), truth.len());
+    let mut sums = [0.0; 2];
+    for (a, b) in made.iter().zip(truth) {
+        let frame = |p| Frame::new(128, 128, p).unwrap();
+        let (a, b) = (frame(&a.pixels[..]), frame(&b.pixels[..]));
+        sums[0] += psnr_capped(&a, &b).unwrap() / made.len() as f64;
+        sums[1] += ssim(&a, &b, Ssim::Gaussian).unwrap() / made.len() as f64;
+    }
+    sums
+}
+
+#[test]
+fn one_command_animates_an_unseen_person() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = String::from_utf8(animate(folder.path(), &["--device", "cpu"]).stdout).unwrap();
+    let steps = format!("{} steps of", bundled::STEPS);
+    for part in [&steps, "animate.webp", "animate.png", "PSNR"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let (reference, truth) = clip(7, bundled::FRAMES);
+    let made = frames(&folder.path().join("animate.webp"));
+    let [psnr, similarity] = scores(&made, &truth);
+    assert!(psnr > 24.0 && similarity > 0.85, "PSNR {psnr}, SSIM {similarity}");
+    let [still, _] = scores(&vec![reference; truth.len()], &truth);
+    assert!(psnr > still + 2.0, "PSNR {psnr}, where the reference itself has {still}");
+    let sheet = Picture::open(folder.path().join("animate.png")).unwrap();
+    assert_eq!((sheet.width, sheet.height), (9 * 128, 3 * 128));
+    if cfg!(feature = "h264") {
+        let video = frames(&folder.path().join("animate.mp4"));
+        let [psnr, _] = scores(&video, &truth);
+        assert!(psnr > 22.0, "the video has PSNR {psnr}");
+    }
+}
+
+/// Its parts do what they are there for, on several people.
+#[test]
+fn every_part_of_the_model_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--device", "cpu", "--held-out", "4", "--steps", "6", "--frames", "8", "-o", "sheets"];
+    let said = String::from_utf8(animate(folder.path(), &options).stdout).unwrap();
+    let row = |name: &str| -> Vec<f64> {
+        let line = said.lines().find(|l| l.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{said}"));
+        line.trim_start()[name.len()..].split_whitespace().map(|n| n.parse().unwrap()).collect()
+    };
+    let (model, repeated, blind) = (row("model"), row("reference repeated"), row("without reference features"));
+    assert!(model[0] > 22.0 && model[1] > 0.75, "{said}");
+    assert!(model[0] > repeated[0] + 2.0 && model[0] > blind[0] + 2.0, "{said}");
+    assert!(folder.path().join("sheets/clip_03.png").is_file());
+}
+
+#[test]
+fn cpu_and_vulkan_make_the_same_frames() {
+    if cfg!(not(feature = "wgpu")) || Device::open("wgpu:0").is_err() {
+        assert!(std::env::var_os("CI").is_none() || cfg!(not(feature = "wgpu")), "no Vulkan driver");
+        eprintln!("no Vulkan driver: nothing compared");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let on = |device: &str| {
+        let output = format!("{}.webp", device.replace(':', ""));
+        let options = ["--device", device, "--dtype", "f32", "--frames", "4", "--steps", "3", "-o", &output];
+        animate(folder.path(), &options);
+        frames(&folder.path().join(output))
+    };
+    let (a, b) = (on("cpu"), on("wgpu:0"));
+    let apart = |(a, b): (&Picture, &Picture)| a.pixels.iter().zip(&b.pixels).map(|(a, b)| a.abs_diff(*b)).max();
+    let most = a.iter().zip(&b).filter_map(apart).max();
+    assert!(a.len() == 4 && most.is_some_and(|d| d <= 1), "{most:?} of 255 apart");
+}
