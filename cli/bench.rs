@@ -60,7 +60,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let flop = plan.report().cost().flop;
     if args.json {
         let line = json!({
-            "name": "muybridge", "version": env!("CARGO_PKG_VERSION"), "model": args.model.model, "part": name,
+            "name": "muybridge", "version": env!("CARGO_PKG_VERSION"), "model": args.model.name(), "part": name,
             "device": device.name(), "dtype": args.model.dtype.name(), "seconds": seconds, "median": median, "best": best,
             "plan_seconds": planned, "flop": flop, "peak_bytes": peak_bytes(), "device_bytes": device.memory().peak,
             "arena_bytes": plan.report().arena, "weight_bytes": plan.report().weights,
@@ -73,7 +73,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     say!(
         "{} {} {name} on {} ({}) in {}, {weights}",
         component.class(),
-        args.model.model,
+        args.model.name(),
         device.name(),
         device.caps().name,
         args.model.dtype

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use muybridge::presets::Preset;
-use muybridge::runtime::{HostTensor, PlanReport, TensorDesc, Weight};
+use muybridge::runtime::{HostTensor, Pins, PlanOptions, PlanReport, TensorDesc, Weight};
 use muybridge::{
     Config, ControlNet, DType, Device, Error, FusionBlocks, Plan, ReferenceNet, ReferenceShape, StepPlan, Tensor, Unet,
     UnetShape, Vae, VaeShape, Weights,
@@ -14,8 +14,12 @@ use crate::Failure;
 /// Which model, of what size, in what numbers.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// sd15-unet, sd21-unet, sdxl-unet, sd15-controlnet, animateanyone-unet3d, animateanyone-reference, sd-vae; a folder with config.json and safetensors; or a config.json
+    /// sd15-unet, sd21-unet, sdxl-unet, sd15-controlnet, animateanyone-unet3d, animateanyone-reference, sd-vae; a
+    /// folder with config.json and safetensors; or a config.json
     pub model: String,
+    /// A ControlNet that steers a UNet in the same plan: a preset, a folder or a config.json. Any number of them
+    #[arg(long, value_name = "MODEL")]
+    pub control: Vec<String>,
     /// Size in latent cells, with a batch in front where it is not 1: 64x64, 2x64x96. For a video network the batch counts
     /// clips; two of one that reads a reference are the halves of a guided step
     #[arg(long, default_value = "64x64", value_name = "[B]xHxW")]
@@ -54,7 +58,8 @@ impl std::str::FromStr for Extents {
 
 /// A network and where its weights come from.
 pub enum Component {
-    Unet(Box<Unet>),
+    /// And the ControlNets that steer it.
+    Unet(Box<Unet>, Vec<ControlNet>),
     /// A video network that reads a reference and poses.
     Unet3d(Box<Unet>),
     ReferenceNet(Box<ReferenceNet>),
@@ -71,25 +76,27 @@ pub enum Part {
 }
 
 impl ModelArgs {
+    /// The model and what steers it: `sd15-unet+sd15-controlnet`.
+    pub fn name(&self) -> String {
+        let all: Vec<&str> = std::iter::once(&self.model).chain(&self.control).map(String::as_str).collect();
+        all.join("+")
+    }
+
     /// What is measured, in words: model, part, extents, dtypes.
     pub fn subject(&self, part: &str) -> String {
         let Extents([b, h, w]) = self.shape;
-        format!("{} {part} {b}x{h}x{w} {} on {} weights", self.model, self.dtype, self.weights)
+        format!("{} {part} {b}x{h}x{w} {} on {} weights", self.name(), self.dtype, self.weights)
     }
 
-    fn files(&self) -> Result<(Config, Weights, bool), Failure> {
+    fn files(&self, model: &str) -> Result<(Config, Weights, bool), Failure> {
         let procedural = Weights::procedural(0, self.weights);
-        if let Ok(preset) = Preset::find(&self.model) {
+        if let Ok(preset) = Preset::find(model) {
             return Ok((preset.config()?, procedural, true));
         }
-        let path = Path::new(&self.model);
+        let path = Path::new(model);
         if !path.exists() {
             let presets: Vec<&str> = muybridge::presets::PRESETS.iter().map(|p| p.name).collect();
-            return Err(Failure(format!(
-                "{}: no such file, and no preset; presets: {}",
-                self.model,
-                presets.join(", ")
-            )));
+            return Err(Failure(format!("{model}: no such file, and no preset; presets: {}", presets.join(", "))));
         }
         let config = Config::open(path)?;
         // A bare config.json, or a folder with nothing else, is planned with random weights.
@@ -102,10 +109,19 @@ impl ModelArgs {
 
     /// Opens the model. `true` if its weights are random.
     pub fn open(&self, device: &Device) -> Result<(Component, Weights, bool), Failure> {
-        let (config, weights, random) = self.files()?;
+        let (config, weights, random) = self.files(&self.model)?;
         let component = match config.str("_class_name")? {
-            "UNet2DConditionModel" => Component::Unet(Box::new(Unet::of(&config, weights.clone(), device)?)),
-            "UNetMotionModel" => Component::Unet(Box::new(Unet::of(&config, weights.clone(), device)?)),
+            "UNet2DConditionModel" | "UNetMotionModel" => {
+                let control = |model: &String| -> Result<ControlNet, Failure> {
+                    let (config, weights, _) = self.files(model)?;
+                    Ok(ControlNet::of(&config, weights, device)?)
+                };
+                let controls = self.control.iter().map(control).collect::<Result<_, _>>()?;
+                Component::Unet(Box::new(Unet::of(&config, weights.clone(), device)?), controls)
+            }
+            _ if !self.control.is_empty() => {
+                return Err(Failure(format!("{}: --control steers UNets for pictures only", self.model)));
+            }
             "UNet3DConditionModel" => Component::Unet3d(Box::new(Unet::of(&config, weights.clone(), device)?)),
             "ReferenceUNet2DConditionModel" => {
                 Component::ReferenceNet(Box::new(ReferenceNet::of(&config, weights.clone(), device)?))
@@ -149,7 +165,7 @@ impl ModelArgs {
                 }),
                 ..shape
             },
-            Component::Unet(_) => UnetShape { frames: self.frames, ..shape },
+            Component::Unet(..) => UnetShape { frames: self.frames, ..shape },
             _ => shape,
         }
     }
@@ -161,9 +177,12 @@ impl ModelArgs {
         let asked = |name: &str| part.is_none_or(|p| p == name);
         let mut parts = Vec::new();
         match component {
-            Component::Unet(unet) | Component::Unet3d(unet) if asked("step") => {
-                parts.push(Part::Step(Box::new(unet.plan(shape)?)))
+            Component::Unet(unet, controls) if asked("step") => {
+                let (controls, options) =
+                    (controls.iter().collect::<Vec<_>>(), PlanOptions { pins: Pins::from_env()?, guard: 0 });
+                parts.push(Part::Step(Box::new(unet.plan_with(shape, &controls, &options)?)));
             }
+            Component::Unet3d(unet) if asked("step") => parts.push(Part::Step(Box::new(unet.plan(shape)?))),
             Component::ReferenceNet(net) if asked("step") => {
                 parts.push(Part::Step(Box::new(net.plan(shape, FusionBlocks::Full)?)));
             }
@@ -199,7 +218,7 @@ impl Component {
     /// Its class in diffusers.
     pub fn class(&self) -> &'static str {
         match self {
-            Component::Unet(_) => "UNet2DConditionModel",
+            Component::Unet(..) => "UNet2DConditionModel",
             Component::Unet3d(_) => "UNet3DConditionModel",
             Component::ReferenceNet(_) => "ReferenceUNet2DConditionModel",
             Component::ControlNet(_) => "ControlNetModel",
@@ -210,7 +229,7 @@ impl Component {
     /// Fields of its configuration that have no effect here.
     pub fn unread(&self) -> &[String] {
         match self {
-            Component::Unet(n) | Component::Unet3d(n) => n.unread_fields(),
+            Component::Unet(n, _) | Component::Unet3d(n) => n.unread_fields(),
             Component::ReferenceNet(n) => n.unread_fields(),
             Component::ControlNet(n) => n.unread_fields(),
             Component::Vae(n) => n.unread_fields(),

@@ -40,7 +40,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         say!("{:#}", json!({ "class": component.class(), "device": device.name(), "plans": plans }));
         return Ok(ExitCode::SUCCESS);
     }
-    say!("{} {}", component.class(), args.model.model);
+    say!("{} {}", component.class(), args.model.name());
     if !component.unread().is_empty() {
         say!("fields of its configuration without effect: {}", component.unread().join(", "));
     }

@@ -105,7 +105,8 @@ impl Case {
         self.made.iter().find(|(i, _)| *i == operand).map(|(_, maker)| maker)
     }
 
-    /// A graph of this op, and of those that make its operands, that computes in `dtype` on weights that are stored as `stored`; the other operands are inputs.
+    /// A graph of this op, and of those that make its operands, that computes in `dtype` on weights that are stored as `stored`;
+    /// the other operands are inputs.
     ///
     /// # Errors
     /// The operands do not fit the op: a defect of the row.

@@ -41,8 +41,9 @@ struct alignas(64) TensorMap {
     u64 opaque[16];
 };
 
-// The box whose first element is x along the innermost extent of the tensor, y, z and v along the others (they may lie before it), to shared memory at a multiple of 1024 bytes (one of 8 columns: of 128); its bytes, those of
-// zeros beyond the edges too, count for the barrier's phase.
+// The box whose first element is x along the innermost extent of the tensor, y, z and v along the others (they may lie before
+// it), to shared memory at a multiple of 1024 bytes (one of 8 columns: of 128); its bytes, those of zeros beyond the edges too,
+// count for the barrier's phase.
 template <class Map> DEV void copy_box(void* to, const Map* map, u32 x, u32 y, u32 z, u32 v, u64* b) {
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(

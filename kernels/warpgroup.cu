@@ -2,9 +2,10 @@
 // The main loop of products on the tensor cores of compute capability 9.0: one warpgroup copies, the others multiply.
 //
 // It stands in for kernels/tile.cu and says the same words. A block makes a TILE_M x TILE_N tile of a w^T: warpgroup 0 fills a
-// ring of stages by asynchronous copies (BOXED: one thread of it, by copies of boxes), each other one sums 64 rows. A stage holds TILE_K columns of the tile's rows of a,
-// then of w: 128 bytes each, in eight chunks of 16 that are swizzled as the products want them. Two barriers a stage hand it
-// over: `full` by every thread that copies (BOXED: by the one, and the bytes that come), `empty` by every warp that multiplies.
+// ring of stages by asynchronous copies (BOXED: one thread of it, by copies of boxes), each other one sums 64 rows. A stage
+// holds TILE_K columns of the tile's rows of a, then of w: 128 bytes each, in eight chunks of 16 that are swizzled as the
+// products want them. Two barriers a stage hand it over: `full` by every thread that copies (BOXED: by the one, and the bytes
+// that come), `empty` by every warp that multiplies.
 
 constexpr u32 CHUNK = 8, TILE_K = 64, GROUPS = TILE_M / 64, THREADS = 128 * (1 + GROUPS), RESIDENT = 1;
 constexpr int MI = 1, NI = TILE_N / 8;

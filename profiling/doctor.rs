@@ -96,9 +96,10 @@ pub fn examine(device: &Device, options: &Options, progress: crate::Progress<'_>
 /// # Errors
 /// The device is lost.
 pub fn wrappers(device: &Device) -> Result<Vec<Finding>> {
-    let (recorded, operand) = (wrappers::recorded(), wrappers::operand());
+    let recorded = wrappers::recorded();
     let mut findings = Vec::new();
     for wrapper in wrappers::WRAPPERS {
+        let operand = wrapper.operand();
         let mut g = Graph::new();
         let x = g.input("x", operand.desc());
         let y = g.node(wrapper.name, wrapper, &[x])?;

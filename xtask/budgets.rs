@@ -27,21 +27,27 @@ const fn budget(kernel: &'static str, warps: u32, tensor: bool, wide: bool) -> B
 }
 
 /// Budgets of the kernels that a step spends its time in. A variant that is neither here nor `simple` has that of unlisted ones.
-pub const BUDGETS: [Budget; 17] = [
+pub const BUDGETS: [Budget; 23] = [
     budget("matmul/mma", 8, true, true),
     budget("matmul/split_k", 8, true, true),
+    budget("matmul/stream_k", 8, true, true),
     budget("matmul/tf32", 8, true, true),
     budget("matmul/wgmma", 12, true, true),
+    budget("matmul/tma", 12, true, true),
     budget("matmul/few_rows", 24, false, true),
     budget("conv2d/mma", 8, true, true),
     budget("conv2d/split_k", 8, true, true),
+    budget("conv2d/stream_k", 8, true, true),
     budget("conv2d/tf32", 8, true, true),
     budget("conv2d/wgmma", 12, true, true),
+    budget("conv2d/tma", 12, true, true),
     budget("attention/mma", 4, true, true),
     budget("attention/few_keys", 4, true, true),
     budget("attention/frames", 2, true, true),
     budget("attention/wgmma", 12, true, true),
+    budget("attention/tma", 12, true, true),
     budget("group_norm/two_pass", 16, false, true),
+    budget("group_norm/from_moments", 16, false, true),
     budget("layer_norm/vec8", 16, false, true),
     budget("layer_norm/warp", 32, false, false),
     budget("elementwise/vec8", 24, false, true),

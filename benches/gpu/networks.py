@@ -145,9 +145,11 @@ class Unet(nn.Module):
                 self.enlarge.append(nn.Conv2d(channels[i], channels[i], 3, padding=1))
         self.norm, self.conv_out = nn.GroupNorm(32, channels[0]), nn.Conv2d(channels[0], 4, 3, padding=1)
 
-    def forward(self, x, timestep, context, added=None):
+    def forward(self, x, timestep, context, added=None, residuals=None):
         t = self.trunk.times(timestep, added)
         x, skips = self.trunk(x, t, context)
+        if residuals is not None:
+            x, skips = x + residuals[-1], [s + r for s, r in zip(skips, residuals)]
         for i, level in enumerate(self.up):
             for k in range(3):
                 x = level.step(k, torch.cat([x, skips.pop()], 1), t, context)
@@ -172,6 +174,17 @@ class ControlNet(nn.Module):
             image = F.silu(layer(image))
         x, skips = self.trunk(x, self.trunk.times(timestep, None), context, self.hint_out(image))
         return [zero(v) for zero, v in zip(self.zero, [*skips, x])]
+
+
+class Steered(nn.Module):
+    """A UNet and the ControlNet that steers it."""
+
+    def __init__(self, **config):
+        super().__init__()
+        self.unet, self.control = Unet(**config), ControlNet(**config)
+
+    def forward(self, x, timestep, context, image):
+        return self.unet(x, timestep, context, residuals=self.control(x, timestep, context, image))
 
 
 class Decoder(nn.Module):
@@ -204,8 +217,11 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm(x)))
 
 
+STEERED = "sd15-unet+sd15-controlnet"
+
 # Parameters of the published networks.
 PUBLISHED = {"sd15-unet": 859_520_964, "sdxl-unet": 2_567_463_684, "sd15-controlnet": 361_279_120, "sd-vae": 49_490_199}
+PUBLISHED[STEERED] = PUBLISHED["sd15-unet"] + PUBLISHED["sd15-controlnet"]
 
 
 def build(name, tiny=False):
@@ -213,7 +229,7 @@ def build(name, tiny=False):
     if name == "sd-vae":
         return Decoder((32, 64)) if tiny else Decoder()
     config = TINY if tiny else SDXL if name == "sdxl-unet" else SD15
-    return ControlNet(**config) if name == "sd15-controlnet" else Unet(**config)
+    return {"sd15-controlnet": ControlNet, STEERED: Steered}.get(name, Unet)(**config)
 
 
 if __name__ == "__main__":

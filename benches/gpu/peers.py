@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from networks import build
+from networks import STEERED, build
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--ours", default="results")
@@ -111,7 +111,7 @@ def ops():
             yield f"attention:{name}", best[0], best[1]
 
 
-MODELS = {"sd15-unet": (2, 64), "sd15-controlnet": (2, 64), "sd-vae": (1, 64), "sdxl-unet": (2, 128)}
+MODELS = {"sd15-unet": (2, 64), "sd15-controlnet": (2, 64), STEERED: (2, 64), "sd-vae": (1, 64), "sdxl-unet": (2, 128)}
 
 
 def inputs(name, batch, side, context):
@@ -120,7 +120,7 @@ def inputs(name, batch, side, context):
         return (latents,)
     step = torch.full((batch,), 501.0, device=args.device)
     text = random(batch, 24 if args.tiny else 77, context)
-    if name == "sd15-controlnet":
+    if name.endswith("sd15-controlnet"):
         return latents, step, text, random(batch, 3, 8 * side, 8 * side).contiguous(memory_format=torch.channels_last)
     return (latents, step, text, random(batch, 2816)) if name == "sdxl-unet" and not args.tiny else (latents, step, text)
 

@@ -88,14 +88,16 @@ else
 fi
 
 # Full-size ops and models: one line of JSON each.
-models=(sd15-unet:2x64x64 sd15-controlnet:2x64x64 sd-vae:64x64 sdxl-unet:2x128x128)
+models=(sd15-unet:2x64x64 sd15-controlnet:2x64x64 sd15-unet+sd15-controlnet:2x64x64 sd-vae:64x64 sdxl-unet:2x128x128)
 repeats=30
 [ -n "$quick" ] && models=(sd-vae:1x1x1) repeats=1
 if [ -n "$times" ]; then
   step "models on $device"
   : >"$out/models.jsonl"
   for model in "${models[@]}"; do
-    "$muybridge" bench "${model%%:*}" --shape "${model#*:}" --dtype f16 --weights f16 --device "$device" --repeats "$repeats" --json \
+    name=${model%%:*}
+    control=${name#"${name%%+*}"}
+    "$muybridge" bench "${name%%+*}" ${control:+--control "${control#+}"} --shape "${model#*:}" --dtype f16 --weights f16 --device "$device" --repeats "$repeats" --json \
       >"$out/line" && cat "$out/line" | tee -a "$out/models.jsonl" || failed+=("time of $model")
   done
   rm -f "$out/line"

@@ -5,8 +5,9 @@
 // work:   4 WIDTH flop and one exponential per query and key; keys and values read L / 128 times (from L2)
 // needs:  f16 or bf16, compute capability 9.0, WIDTH one of 32, 40, 64, 80, 128, 160; no mask, not causal
 // error:  f32 scores, softmax and sums; weights rounded to the element type, one rounding to the output's type
-// idea:   one warpgroup copies keys and values to a ring (BOXED: one thread, in boxes of one chunk), two take 64 queries each: while one weighs, the other multiplies.
-//         Rows lie in matrices of eight rows and 16 bytes, which serve as keys along k and as values along columns alike
+// idea:   one warpgroup copies keys and values to a ring (BOXED: one thread, in boxes of one chunk), two take 64 queries each:
+//         while one weighs, the other multiplies. Rows lie in matrices of eight rows and 16 bytes, which serve as keys along k
+//         and as values along columns alike
 
 struct Params {
     // Batch items, queries of each, tiles of queries; keys of the two segments.

@@ -5,9 +5,11 @@
 //         many as the device holds at once) of 32 WARPS_M WARPS_N SLICES; STAGES SLICES (TILE_M + TILE_N) 64 dynamic shared bytes
 // work:   2 KH KW (C1 + C2) flop per element of y; each tap reads its map again (from L2), w read pixels / TILE_M times
 // needs:  compute capability 7.5 (bf16, and f32 as tf32: 8.0), C1 and C2 multiples of CHUNK; BOXED: 9.0, stride 1, not resized
-// error:  f32 sums in chunks of 16 (tf32: of 8, of operands rounded to 11 digits) of every SLICES-th step, in the order of the filter, one rounding to the output's type
-// idea:   the main loop of kernels/tile.cu (STREAMED: in the shares of kernels/stream.cu); a row of a is an output pixel, a column a tap and channel: gathered from the map
-//         16 bytes at a time while it is copied, zeros in the padding, so that no matrix of patches is ever stored
+// error:  f32 sums in chunks of 16 (tf32: of 8, of operands rounded to 11 digits) of every SLICES-th step,
+//         in the order of the filter, one rounding to the output's type
+// idea:   the main loop of kernels/tile.cu (STREAMED: in the shares of kernels/stream.cu); a row of a is an output pixel, a
+//         column a tap and channel: gathered from the map 16 bytes at a time while it is copied, zeros in the padding, so that
+//         no matrix of patches is ever stored
 
 struct Params {
     // Pixels and columns of y, and tiles along pixels.

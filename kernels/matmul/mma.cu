@@ -5,8 +5,10 @@
 //         32 WARPS_M WARPS_N SLICES; STAGES SLICES (TILE_M + TILE_N) 64 dynamic shared bytes
 // work:   2 K flop per element of a [M,C] product; a read C / TILE_N times, w M / TILE_M times (from L2), y written once
 // needs:  compute capability 7.5 (bf16, and f32 as tf32: 8.0), K a multiple of CHUNK, N of 8 with a gate
-// error:  f32 sums in chunks of 16 (tf32: of 8, of operands rounded to 11 digits) of every SLICES-th step, in the order of k, one rounding to the output's type
-// idea:   the main loop of kernels/tile.cu (STREAMED: in the shares of kernels/stream.cu) over rows of a and w, and the epilogue on the accumulators
+// error:  f32 sums in chunks of 16 (tf32: of 8, of operands rounded to 11 digits) of every SLICES-th step,
+//         in the order of k, one rounding to the output's type
+// idea:   the main loop of kernels/tile.cu (STREAMED: in the shares of kernels/stream.cu) over rows of a and w, and the epilogue
+//         on the accumulators
 
 struct Params {
     u32 items, m, n, k;

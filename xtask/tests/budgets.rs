@@ -65,7 +65,8 @@ fn budgets_are_kept(rows: &[Row]) -> Result<(), Failed> {
 fn every_budget(rows: &[Row]) -> Result<(), Failed> {
     for chip in WHOLE {
         let seen: BTreeSet<String> = rows.iter().filter(|r| r.chip.name() == chip).map(Row::kernel).collect();
-        let wanted = BUDGETS.iter().filter(|b| chip == "sm_90a" || !b.kernel.ends_with("wgmma"));
+        let wanted =
+            BUDGETS.iter().filter(|b| chip == "sm_90a" || !["wgmma", "tma"].iter().any(|own| b.kernel.ends_with(own)));
         if let Some(missing) = wanted.map(|b| b.kernel).find(|k| !seen.contains(*k)) {
             return Err(format!("no kernel {missing} was compiled for {chip}").into());
         }

@@ -3,9 +3,9 @@
 //! One file per kernel, named by a hash of everything that the compiler was given: source, options, architecture. The file
 //! holds that text again, so that a collision of hashes is a miss and nothing worse, a checksum of the code, so that a
 //! torn or damaged file is a miss too, and the compiler's version, so that a newer compiler replaces what an older one made.
-//! Where there is no compiler, code of any version will do. A file appears by renaming, so that a reader sees all of it or nothing, however many
-//! processes write. Nothing here fails: without a cache, kernels are compiled again. Kernels that were not used for long go when
-//! the folder grows beyond [`MOST`].
+//! Where there is no compiler, code of any version will do. A file appears by renaming, so that a reader sees all of it or
+//! nothing, however many processes write. Nothing here fails: without a cache, kernels are compiled again. Kernels that were not
+//! used for long go when the folder grows beyond [`MOST`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
