@@ -47,7 +47,7 @@ pub const BUDGETS: [Budget; 23] = [
     budget("attention/wgmma", 12, true, true),
     budget("attention/tma", 12, true, true),
     budget("group_norm/two_pass", 16, false, true),
-    budget("group_norm/from_moments", 16, false, true),
+    budget("group_norm/from_moments", 16, false, false),
     budget("layer_norm/vec8", 16, false, true),
     budget("layer_norm/warp", 32, false, false),
     budget("elementwise/vec8", 24, false, true),
