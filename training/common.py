@@ -175,7 +175,8 @@ class Trainer:
         return a.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1, u))))
 
     def generator(self, step):
-        return torch.Generator().manual_seed((self.args.seed << 32) + step)
+        # The generator takes 32 bits of a seed: what is shifted beyond them is lost.
+        return torch.Generator().manual_seed((self.args.seed * 1_000_003 + step) % 2**32)
 
     def run(self, loss_of, sheet=None):
         """`loss_of(generator) -> (loss, parts)` once a step; `sheet(step)` writes a picture to look at."""
