@@ -105,7 +105,7 @@ pub struct Args {
     plan: bool,
     /// Make so many clips of synthetic people, no video, and print how near they come to the truth, beside three baselines: the
     /// reference repeated, no features of the reference, no motion modules. Contact sheets go to the folder --output
-    #[arg(long, value_name = "N", conflicts_with_all = ["reference", "motion", "control", "person", "sheet", "plan", "report", "preview"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["reference", "motion", "control", "person", "sheet", "plan", "report", "preview", "interpolate"])]
     held_out: Option<usize>,
     #[command(flatten)]
     identity: identity::Args,

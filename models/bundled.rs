@@ -12,7 +12,7 @@ use crate::pipelines::Components;
 pub const SIDE: usize = 128;
 /// Frames that it was trained to make together.
 pub const FRAMES: usize = 16;
-/// Steps with which it does best: more make pictures crisper and not truer.
+/// Few: more make pictures crisper, and no truer.
 pub const STEPS: usize = 4;
 /// Guidance that it does best with: none.
 pub const GUIDANCE: f32 = 1.0;

@@ -48,6 +48,9 @@ pub fn execute(
     count: usize,
     folder: Option<&Path>,
 ) -> Result<(), Failure> {
+    if count == 0 {
+        return Err(Failure("--held-out 0: no clip, no quality".into()));
+    }
     let silent = AnimateOptions { reads_reference: false, ..options.clone() };
     let animators = [
         Animator::open(open()?, device, options.clone())?,

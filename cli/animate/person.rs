@@ -60,12 +60,12 @@ const COLUMNS: usize = 8;
 /// A contact sheet: the reference in the first column, and beside it, row by row, some frames of each kind of pictures (guidance,
 /// result, ground truth), evenly spread.
 pub fn sheet(reference: &Picture, rows: &[&[Picture]]) -> Result<Picture, Failure> {
-    let Some(result) = rows.iter().find_map(|r| r.first()) else {
+    let frames = rows.iter().map(|r| r.len()).min().unwrap_or(0);
+    let Some(first) = rows.first().and_then(|r| r.first()).filter(|_| frames > 0) else {
         return Err(Failure("a sheet of no pictures".into()));
     };
-    let (w, h) = (result.width, result.height);
-    let frames = rows.iter().map(|r| r.len()).min().unwrap_or(0);
-    let columns = frames.clamp(1, COLUMNS);
+    let (w, h) = (first.width, first.height);
+    let columns = frames.min(COLUMNS);
     let picked: Vec<usize> = (0..columns).map(|i| i * (frames - 1) / (columns - 1).max(1)).collect();
     let width = w * (columns + 1);
     let mut pixels = vec![0; 3 * width * h * rows.len()];
