@@ -35,7 +35,7 @@ pub struct Args {
     /// Frames a second
     #[arg(long, default_value_t = 12.0, value_name = "N")]
     rate: f32,
-    /// real (textures, noise, moving camera), synthetic (plain, even light), or mixed (in turn)
+    /// real (textures, noise, any light and view), synthetic (plain, even light), or mixed (in turn)
     #[arg(long, default_value = "real", value_name = "LOOK")]
     look: String,
     /// train or test: no person and no kind of motion is in both
@@ -47,6 +47,9 @@ pub struct Args {
     /// Number of persons; by default every clip has one of its own
     #[arg(long, value_name = "N")]
     identities: Option<usize>,
+    /// Let the camera of the real look sway and drift
+    #[arg(long)]
+    moving_camera: bool,
     /// Which maps to write
     #[arg(long, value_delimiter = ',', default_values_t = MAPS.map(String::from), value_name = "NAMES")]
     maps: Vec<String>,
@@ -71,6 +74,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         split,
         seed: args.seed,
         identities: args.identities,
+        moving_camera: args.moving_camera,
     };
     let bar = ProgressBar::new((args.clips * args.frames) as u64);
     let style = "{bar:40} {pos}/{len} frames, {per_sec}, {eta} left";

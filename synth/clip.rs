@@ -31,6 +31,9 @@ pub struct ClipOptions {
     pub seed: u64,
     /// How many persons there are; none where each clip has one of its own.
     pub identities: Option<usize>,
+    /// Whether the camera of the real look sways and drifts. No map shows that it does, so nobody who is given the reference and the
+    /// maps can tell where the background will be.
+    pub moving_camera: bool,
 }
 
 impl Default for ClipOptions {
@@ -44,6 +47,7 @@ impl Default for ClipOptions {
             split: Split::Train,
             seed: 0,
             identities: None,
+            moving_camera: false,
         }
     }
 }
@@ -135,7 +139,10 @@ impl Clip {
         let motion = Motion::of_split(derive(seed, 2), options.split);
         let turn = if index.is_multiple_of(2) { Look::Real } else { Look::Synthetic };
         let look = options.look.unwrap_or(turn);
-        let scene = Scene::new(derive(seed, 3), look, &identity);
+        let mut scene = Scene::new(derive(seed, 3), look, &identity);
+        if !options.moving_camera {
+            scene.hold_still();
+        }
         let start = (derive(seed, 4) % 4096) as f32 / 4096.0 * 3.0;
         Clip { index, identity, motion, look, seed, options: options.clone(), scene, start }
     }

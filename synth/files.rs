@@ -232,7 +232,7 @@ fn write_whole(path: &Path, text: &str) -> Result<()> {
 fn options_line(o: &ClipOptions, maps: &[String]) -> Value {
     json!({
         "width": o.width, "height": o.height, "frames": o.frames, "rate": o.rate, "seed": o.seed, "split": o.split.name(),
-        "look": o.look.map_or("mixed", |l| l.name()), "identities": o.identities, "maps": maps,
+        "look": o.look.map_or("mixed", |l| l.name()), "identities": o.identities, "moving_camera": o.moving_camera, "maps": maps,
     })
 }
 

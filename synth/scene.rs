@@ -7,7 +7,7 @@ use crate::random::{Random, cell, clouds, derive, noise};
 /// How the world looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// Textures, noise, varied light and background, a camera that moves.
+    /// Textures, noise, varied light and background, a camera from many sides (that moves where it is asked to).
     Real,
     /// Plain colours, even light, a camera that stands still.
     Synthetic,
@@ -177,6 +177,11 @@ impl Scene {
         let back = (eye - middle).normalized();
         let right = Vec3::UP.cross(back).normalized();
         self.camera = Camera { eye, axes: Axes { x: right, y: back.cross(right), z: back }, focal };
+    }
+
+    /// Fixes the camera where it begins.
+    pub(crate) fn hold_still(&mut self) {
+        (self.shake, self.drift) = (0.0, Vec3::ZERO);
     }
 
     /// Whether the camera stands still.
