@@ -44,12 +44,13 @@ fn read((name, config, weights): Part) -> Result<(String, (Config, Weights))> {
 /// # Errors
 /// None that a build could have: the files are in the program.
 pub fn components() -> Result<Components> {
-    let parts: [Part; 6] = [
+    let parts: [Part; 7] = [
         part!("denoising_unet", "diffusion_pytorch_model.safetensors"),
         part!("reference_unet", "diffusion_pytorch_model.safetensors"),
         part!("vae", "diffusion_pytorch_model.safetensors"),
         part!("guidance_encoder_normal", "diffusion_pytorch_model.safetensors"),
         part!("guidance_encoder_dwpose", "diffusion_pytorch_model.safetensors"),
+        part!("guidance_encoder_reference", "diffusion_pytorch_model.safetensors"),
         part!("image_encoder", "model.safetensors"),
     ];
     let parts = parts.into_iter().map(read).collect::<Result<BTreeMap<_, _>>>()?;

@@ -6,6 +6,13 @@ from common import clip_pixels, pixels
 from networks import GUIDANCE
 
 
+class Seen:
+    """References as pictures: as the image encoder sees them `[B,3,224,224]`, and as they are `[B,3,H,W]` in [0,1]."""
+
+    def __init__(self, bytes_hwc, device):
+        self.clip, self.pixels = clip_pixels(bytes_hwc).to(device), pixels(bytes_hwc).to(device)
+
+
 class Batches:
     """Draws clips and frames, and gathers what the networks read."""
 
@@ -14,7 +21,7 @@ class Batches:
 
     def draw(self, g, references, frames, neighbours):
         """`references` clips with `frames` of each: in a row if `neighbours`, anywhere else. `x0` `[B*F,4,h,w]`, reference latents
-        `[B,4,h,w]`, the image encoder's pictures `[B,3,224,224]`, and which clips and frames they are."""
+        `[B,4,h,w]`, the references as pictures, and which clips and frames they are."""
         n, length = len(self.clips), self.clips.frames
         which = torch.randint(n, (references,), generator=g).tolist()
         if neighbours:
@@ -33,7 +40,7 @@ class Batches:
                 z[i] = self.latents.of_frames([which[i]], [other[i]])[0]
                 seen[i] = self.clips.take("frames", [which[i]], [other[i]])[0]
         x0 = self.latents.of_frames([c for c, _ in flat], [f for _, f in flat])
-        return x0.to(self.device), z.to(self.device), clip_pixels(seen).to(self.device), flat
+        return x0.to(self.device), z.to(self.device), Seen(seen, self.device), flat
 
     def guidance(self, flat, names=GUIDANCE):
         """Pictures of the guidance `[N,3,H,W]` by name."""

@@ -6,6 +6,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from batches import Seen
 from networks import GUIDANCE, SIZES, Animator, autoencoder, control_net, denoise, weigh
 
 
@@ -49,26 +50,27 @@ def main():
         return vae.decode(vae.encode(x).latent_dist.mode()).sample.pow(2).mean()
 
     def inputs(n, refs):
-        return (torch.randn(n, 4, 32, 32), torch.full((n,), 500), torch.randn(refs, 4, 32, 32), torch.randn(refs, 3, 224, 224),
+        seen = Seen(torch.randint(256, (refs, 128, 128, 3), dtype=torch.uint8), "cpu")
+        return (torch.randn(n, 4, 32, 32), torch.full((n,), 500), torch.randn(refs, 4, 32, 32), seen,
                 {g: torch.rand(n, 3, 128, 128) for g in GUIDANCE})
 
     def of_stage1():
         z, t, ref, seen, pictures = inputs(s1, max(1, s1 // 3))
-        e = model.context(seen)
+        e = model.context(seen.clip)
         each = e.repeat_interleave(s1 // len(ref), 0)
-        return denoise(model.unet, z, t, each, model.pose(pictures), model.bank(ref, e)).pow(2).mean()
+        return denoise(model.unet, z, t, each, model.pose(pictures, seen.pixels), model.bank(ref, e)).pow(2).mean()
 
     def of_stage2():
         z, t, ref, seen, pictures = inputs(s2, 1)
         with torch.no_grad():
-            e = model.context(seen)
-            bank, pose = model.bank(ref, e), model.pose(pictures)
+            e = model.context(seen.clip)
+            bank, pose = model.bank(ref, e), model.pose(pictures, seen.pixels)
         return denoise(model.unet, z, t, e.expand(s2, -1, -1), pose, bank, 0, model.motion, s2).pow(2).mean()
 
     def of_control():
         z, t, ref, seen, pictures = inputs(cn, max(1, cn // 3))
         with torch.no_grad():
-            e = model.context(seen)
+            e = model.context(seen.clip)
             bank = model.bank(ref, e)
         each = e.repeat_interleave(cn // len(ref), 0)
         down, mid = net(z, t, each, pictures[GUIDANCE[0]], return_dict=False)

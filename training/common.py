@@ -20,6 +20,7 @@ def arguments(description, **defaults):
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--data", type=Path, required=True, help="folder that `muybridge synth --packed` wrote")
     p.add_argument("--out", type=Path, required=True, help="folder of checkpoints and contact sheets")
+    p.add_argument("--begin", type=Path, help="folder of another run, to begin with its averaged weights as far as it has them")
     p.add_argument("--size", default="small", choices=["small", "tiny"], help="sizes in networks.py")
     p.add_argument("--steps", type=int, default=defaults.get("steps", 1000), help="steps in all, those before a resumption included")
     p.add_argument("--batch", type=int, default=defaults.get("batch", 8))
@@ -135,6 +136,12 @@ class Trainer:
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
         groups = [dict(params=[p for p in self.parameters if p.dim() > 1], weight_decay=0.01)]
         groups += [dict(params=[p for p in self.parameters if p.dim() <= 1], weight_decay=0.0)]
+        if args.begin and (args.begin / f"{name}.pt").exists() and not (args.out / f"{name}.pt").exists():
+            # Only what this stage trains: the rest comes from the stages before it.
+            learnt = {k for k, p in modules.named_parameters() if p.requires_grad}
+            begun = {k: v for k, v in averaged(args.begin, name)[0].items() if k in learnt}
+            modules.load_state_dict(begun, strict=False)
+            print(f"{name}: begins as {args.begin} ended; new are {sorted(learnt - set(begun)) or 'no tensors'}", flush=True)
         self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.99))
         self.average = {k: v.detach().clone().float() for k, v in modules.state_dict().items()}
         self.step, self.spent, self.stopped = 0, 0.0, False
@@ -264,17 +271,21 @@ def psnr(a, b):
 
 
 def ssim(a, b):
-    """SSIM (Wang et al., 2004) of pictures in [0,1] `[N,3,H,W]`: a Gaussian of 11x11, sigma 1.5, without the border; the mean over
-    channels, one a picture."""
-    g = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
+    """SSIM of pictures in [0,1] `[N,3,H,W]`, one a picture."""
+    return similarity(a.clamp(0, 1).double(), b.double()).float()
+
+
+def similarity(a, b):
+    """SSIM (Wang et al., 2004) as it is, to train with: a Gaussian of 11x11, sigma 1.5, without the border; the mean over channels,
+    one a picture."""
+    g = torch.exp(-((torch.arange(11, dtype=a.dtype, device=a.device) - 5) ** 2) / (2 * 1.5**2))
     g = g / g.sum()
-    window = (g[:, None] * g[None, :])[None, None]
 
     def blur(x):
-        return torch.nn.functional.conv2d(x.reshape(-1, 1, *x.shape[-2:]), window).reshape(*x.shape[:2], x.shape[-2] - 10, -1)
+        rows = torch.nn.functional.conv2d(x.reshape(-1, 1, *x.shape[-2:]), g[None, None, :, None])
+        return torch.nn.functional.conv2d(rows, g[None, None, None, :]).reshape(*x.shape[:2], x.shape[-2] - 10, -1)
 
-    a, b = a.clamp(0, 1).double(), b.double()
     ma, mb = blur(a), blur(b)
     va, vb, c = blur(a * a) - ma * ma, blur(b * b) - mb * mb, blur(a * b) - ma * mb
     value = ((2 * ma * mb + 1e-4) * (2 * c + 9e-4)) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))
-    return value.mean((1, 2, 3)).float()
+    return value.mean((1, 2, 3))

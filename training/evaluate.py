@@ -1,4 +1,4 @@
-"""PSNR and SSIM of held-out clips beside three baselines: the reference repeated, no reference features, no motion modules."""
+"""PSNR and SSIM of held-out clips beside three baselines: the reference repeated, no ReferenceNet features, no motion modules."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ def main():
     sampler = Sampler(model, latents, args.device)
     kinds = {
         "model": {},
-        "no reference features": dict(features=False),
+        "no ReferenceNet features": dict(features=False),
         "no motion modules": dict(motion=False),
     }
     table, rows = {}, []

@@ -114,10 +114,10 @@ def finetune(args, name, seed, chosen):
         x0, z, seen, flat = batches.draw(g, args.batch, args.window, neighbours=moving)
         x, v, weight = noised(x0, torch.randn(x0.shape, generator=g), t := stratified(g, len(x0), args.window), table)
         plain = dropped(g, args.batch)
-        context = model.context(seen)
+        context = model.context(seen.clip)
         context = torch.cat([torch.zeros_like(context[:plain]), context[plain:]])
         bank = model.bank(z[plain:], context[plain:]) if plain < args.batch else None
-        each, pose = context.repeat_interleave(args.window, 0), model.pose(batches.guidance(flat))
+        each, pose = context.repeat_interleave(args.window, 0), model.pose(batches.guidance(flat), seen.pixels)
         motion = (model.motion, args.window) if moving else ()
         return (weight * ((denoise(model.unet, x, t, each, pose, bank, plain * args.window, *motion) - v) ** 2).mean((1, 2, 3))).mean(), {}
 

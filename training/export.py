@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from common import Clips, averaged
 from latents import Latents
-from networks import GUIDANCE, MOTION, SIZES, Animator, control_net, dead
+from networks import MOTION, SCENE, SIZES, Animator, control_net, dead
 from sampling import load
 
 LIMIT = 9_000_000
@@ -102,8 +102,9 @@ def export(args):
     write(hidden / "denoising_unet", unet3d_config(args.size), unet3d_tensors(model))
     reference = dict(_class_name="UNet2DConditionModel", act_fn="silu", **size["unet"])
     write(hidden / "reference_unet", reference, reference_tensors(model, args.size))
-    for name in GUIDANCE:
-        write(hidden / f"guidance_encoder_{name}", dict(_class_name="GuidanceEncoder", **size["guider"]), model.guiders[name].state_dict())
+    for name, guider in model.guiders.items():
+        config = size["scene_guider" if name == SCENE else "guider"]
+        write(hidden / f"guidance_encoder_{name}", dict(_class_name="GuidanceEncoder", **config), guider.state_dict())
     encoder = dict(architectures=["CLIPVisionModelWithProjection"], model_type="clip_vision_model", num_channels=3, layer_norm_eps=1e-5, **size["image_encoder"])
     write(hidden / "image_encoder", encoder, image_encoder_tensors(model), "model.safetensors")
     if (args.out / "controlnet.pt").exists():

@@ -16,6 +16,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 # Guidance that the denoising network sees, and what the ControlNet sees.
 GUIDANCE = ("normal", "dwpose")
 CONTROL = "depth"
+# A guider that sees the reference itself, the same for every frame: the reference network's features tell no place finer than 2x2
+# latents, and what stands still behind a person is drawn where it was.
+SCENE = "reference"
 CONTEXT = 32
 
 # Few groups in the norms: two channels a group, as eight would make of 16, keep no colour of an even wall but its sign.
@@ -63,6 +66,7 @@ MOTION = dict(
     ),
 )
 GUIDER = dict(guidance_input_channels=3, guidance_embedding_channels=32, block_out_channels=[8, 16, 32])
+SCENE_GUIDER = GUIDER | dict(block_out_channels=[16, 32, 32])
 IMAGE_ENCODER = dict(
     hidden_size=32,
     intermediate_size=64,
@@ -88,11 +92,12 @@ TINY = dict(
     vae=VAE | dict(block_out_channels=[8, 8, 8]),
     unet=UNET | dict(block_out_channels=[32, 32, 32]),
     guider=GUIDER | dict(guidance_embedding_channels=32, block_out_channels=[8, 8, 32]),
+    scene_guider=SCENE_GUIDER | dict(block_out_channels=[8, 8, 32]),
     image_encoder=IMAGE_ENCODER | dict(num_hidden_layers=1, patch_size=32),
     controlnet=CONTROLNET | dict(block_out_channels=[32, 32, 32], conditioning_embedding_out_channels=[8, 8, 16]),
 )
 SIZES = dict(
-    small=dict(vae=VAE, unet=UNET, guider=GUIDER, image_encoder=IMAGE_ENCODER, controlnet=CONTROLNET),
+    small=dict(vae=VAE, unet=UNET, guider=GUIDER, scene_guider=SCENE_GUIDER, image_encoder=IMAGE_ENCODER, controlnet=CONTROLNET),
     tiny=TINY,
 )
 
@@ -307,6 +312,7 @@ class Animator(nn.Module):
         self.unet = UNet2DConditionModel(**size["unet"])
         self.reference = UNet2DConditionModel(**size["unet"])
         self.guiders = nn.ModuleDict({name: GuidanceEncoder(**size["guider"]) for name in GUIDANCE})
+        self.guiders[SCENE] = GuidanceEncoder(**size["scene_guider"])
         self.image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**size["image_encoder"]))
         self.motion = motion_modules(size["unet"])
         # The last layers of the reference network have no effect: what is kept of them is constant.
@@ -325,9 +331,11 @@ class Animator(nn.Module):
         denoise(self.reference, latents, zero, context, writes=writes)
         return writes
 
-    def pose(self, guidance):
-        """The sum of the guiders' features: name to pictures `[N,3,H,W]` in [0,1]."""
-        return sum(self.guiders[name](guidance[name]) for name in GUIDANCE)
+    def pose(self, guidance, reference):
+        """The sum of the guiders' features: name to pictures `[B*F,3,H,W]`, and the references `[B,3,H,W]`, all in [0,1]."""
+        moving = sum(self.guiders[name](guidance[name]) for name in GUIDANCE)
+        scene = self.guiders[SCENE](reference)
+        return moving + scene.repeat_interleave(len(moving) // len(scene), 0)
 
 
 def dead(name, unet):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from common import Clips, pixels
 from latents import Latents
-from networks import GUIDANCE, denoise
+from networks import GUIDANCE, SCENE, denoise
 from sampling import Sampler, load
 
 
@@ -30,7 +30,7 @@ def components(model):
     """Networks of the exported directory, for the cases that use them by a relative path."""
     classes = dict(reference_unet="ReferenceUNet2DConditionModel", denoising_unet="UNet3DConditionModel", vae="AutoencoderKL",
                    image_encoder="CLIPVisionModelWithProjection", scheduler="DDIMScheduler")
-    classes |= {f"guidance_encoder_{g}": "GuidanceEncoder" for g in GUIDANCE}
+    classes |= {f"guidance_encoder_{g}": "GuidanceEncoder" for g in (*GUIDANCE, SCENE)}
     found = {}
     for name, cls in classes.items():
         file = "model.safetensors" if name == "image_encoder" else "diffusion_pytorch_model.safetensors"
@@ -120,23 +120,24 @@ def denoise_case(args, model, latents, sampler, reference, guidance, noise):
     frames, t = args.frames, 701
     clip_embeds, ref_latents = trace["clip_embeds"], trace["ref_latents"]
     pictures = {k: pixels(v) for k, v in guidance.items()}
+    seen = pixels(reference[None])
 
     def step(dtype):
         e = clip_embeds.to(dtype)
         bank = model.bank(ref_latents.to(dtype), e)
-        pose = model.pose({k: v.to(dtype) for k, v in pictures.items()})
+        pose = model.pose({k: v.to(dtype) for k, v in pictures.items()}, seen.to(dtype))
         x, when = noise.to(dtype), torch.tensor([t])
         cond = denoise(model.unet, x, when, e.expand(frames, -1, -1), pose, bank, 0, model.motion, frames)
         free = denoise(model.unet, x, when, torch.zeros_like(e).expand(frames, -1, -1), pose, None, 0, model.motion, frames)
         return pose, torch.stack([free, cond]), (free + args.guidance * (cond - free))[None]
 
     single, double = both(sampler, model, latents, step)
-    call = dict(timestep=t, guidance_scale=args.guidance, guidance_types=list(GUIDANCE))
+    call = dict(timestep=t, guidance_scale=args.guidance, guidance_types=[*GUIDANCE, SCENE])
     case = Case(args.cases / "bundled_denoise", "champ_denoise", "one step of the bundled model", args.model, "cfg", "denoise", call)
     case.put("ref_latents", ref_latents)
     case.put("clip_embeds", clip_embeds)
     case.put("latents", noise.transpose(0, 1)[None])
-    for name, picture in pictures.items():
+    for name, picture in (pictures | {SCENE: seen.expand(frames, -1, -1, -1)}).items():
         case.put(f"guidance.{name}", picture.transpose(0, 1)[None])
     # Frames stand before height and width, behind channels.
     case.expect("pose_features", single[0].transpose(0, 1)[None], double[0].transpose(0, 1)[None])

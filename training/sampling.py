@@ -39,7 +39,7 @@ class Sampler:
         e = m.context(clip_pixels(reference[None]).to(**to))
         z = self.latents.vae.encode(pixels(reference[None]).to(**to) * 2 - 1).latent_dist.mode() * self.latents.scale
         bank = m.bank(z, e) if features else None
-        pose = m.pose({k: pixels(guidance[k]).to(**to) for k in GUIDANCE})
+        pose = m.pose({k: pixels(guidance[k]).to(**to) for k in GUIDANCE}, pixels(reference[None]).to(**to))
         modules = m.motion if motion else None
         if trace is not None:
             trace.update(clip_embeds=e, ref_latents=z, pose_features=pose, steps=[])

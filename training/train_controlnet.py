@@ -34,10 +34,10 @@ def main():
         t = stratified(g, len(x0), 1)
         x, v, weight = noised(x0, noise, t, table)
         with torch.no_grad():
-            context = model.context(seen)
+            context = model.context(seen.clip)
             bank = model.bank(z, context)
             # Most of the time the guiders are silent: then the control must do all.
-            pose = model.pose(batches.guidance(flat)) if torch.rand(1, generator=g) < 0.3 else None
+            pose = model.pose(batches.guidance(flat), seen.pixels) if torch.rand(1, generator=g) < 0.3 else None
         each = context.repeat_interleave(args.frames, 0)
         residuals = control(x, t.to(args.device), each, batches.guidance(flat, [CONTROL])[CONTROL])
         out = denoise(model.unet, x, t.to(args.device), each, pose, bank, residuals=residuals)

@@ -11,7 +11,7 @@ from sampling import Sampler, truth
 
 
 def main():
-    p = arguments(__doc__, steps=12000, batch=4, lr=5e-4, warmup=300, ema=0.998)
+    p = arguments(__doc__, steps=18000, batch=4, lr=5e-4, warmup=300, ema=0.998)
     p.add_argument("--frames", type=int, default=3, help="frames for each reference of a batch")
     p.add_argument("--test", type=__import__("pathlib").Path, help="held-out clips for the contact sheets")
     args = p.parse_args()
@@ -30,11 +30,12 @@ def main():
         t = stratified(g, len(x0), 1)
         x, v, weight = noised(x0, noise, t, table)
         plain = dropped(g, args.batch)
-        context = model.context(seen)
+        context = model.context(seen.clip)
         context = torch.cat([torch.zeros_like(context[:plain]), context[plain:]])
         bank = model.bank(z[plain:], context[plain:]) if plain < args.batch else None
         each = context.repeat_interleave(args.frames, 0)
-        out = denoise(model.unet, x, t.to(args.device), each, model.pose(batches.guidance(flat)), bank, plain * args.frames)
+        pose = model.pose(batches.guidance(flat), seen.pixels)
+        out = denoise(model.unet, x, t.to(args.device), each, pose, bank, plain * args.frames)
         error = ((out - v) ** 2).mean((1, 2, 3))
         high = t >= 700
         parts = dict(high=error[high].mean().item(), low=error[~high].mean().item()) if 0 < int(high.sum()) < len(t) else {}

@@ -34,10 +34,10 @@ def main():
         x, v, weight = noised(x0, noise, t, table)
         plain = dropped(g, args.batch)
         with torch.no_grad():
-            context = model.context(seen)
+            context = model.context(seen.clip)
             context = torch.cat([torch.zeros_like(context[:plain]), context[plain:]])
             bank = model.bank(z[plain:], context[plain:]) if plain < args.batch else None
-            pose = model.pose(batches.guidance(flat))
+            pose = model.pose(batches.guidance(flat), seen.pixels)
         each = context.repeat_interleave(args.frames, 0)
         out = denoise(model.unet, x, t.to(args.device), each, pose, bank, plain * args.frames, model.motion, args.frames)
         error = ((out - v) ** 2).mean((1, 2, 3))

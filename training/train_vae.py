@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import Clips, Trainer, arguments, pixels, psnr, save_sheet
+from common import Clips, Trainer, arguments, pixels, psnr, save_sheet, similarity, ssim
 from networks import autoencoder
 
 CROP = 64
@@ -66,9 +66,10 @@ def pass_through(vae):
 
 
 def main():
-    p = arguments(__doc__, steps=2000, batch=16, lr=6e-4, warmup=300, ema=0.997)
+    p = arguments(__doc__, steps=5000, batch=16, lr=6e-4, warmup=300, ema=0.997)
     p.add_argument("--kl", type=float, default=4e-6, help="weight of the latents' divergence from a normal distribution")
     p.add_argument("--kl-warmup", type=int, default=1000, help="steps until that weight is whole: channels that begin as noise stay it")
+    p.add_argument("--structure", type=float, default=1.0, help="weight of 1 - SSIM: squares do not see texture of little contrast")
     p.add_argument("--coarse", type=int, default=250, help="steps without the absolute differences, which take as many again to count in full")
     args = p.parse_args()
     torch.manual_seed(args.seed)
@@ -86,7 +87,10 @@ def main():
         y = vae.decode(moments.mean + moments.std * noise).sample
         kl = moments.kl().mean() / moments.mean[0].numel()
         # Colours first: once all channels hold detail, they are slow to make room.
-        error = reconstruction(y, x, min(1, max(0, trainer.step / args.coarse - 1)))
+        fine = min(1, max(0, trainer.step / args.coarse - 1))
+        error = reconstruction(y, x, fine)
+        if fine > 0 and args.structure > 0:
+            error = error + args.structure * fine * (1 - similarity(y / 2 + 0.5, x / 2 + 0.5).mean())
         weight = args.kl * min(1, trainer.step / args.kl_warmup) * moments.mean[0].numel()
         return error + weight * kl, dict(psnr=psnr(y.detach() / 2 + 0.5, x / 2 + 0.5).mean().item(), kl=kl.item())
 
@@ -96,7 +100,7 @@ def main():
         x = pixels(clips.take("frames", which, [0] * 8)).to(args.device)
         z = vae.encode(x * 2 - 1).latent_dist.mode()
         y = vae.decode(z).sample / 2 + 0.5
-        print(f"vae: whole frames, averaged weights: {psnr(y, x).mean():.2f} dB; latents {z.mean():.3f} ± {z.std((0, 2, 3)).tolist()}", flush=True)
+        print(f"vae: whole frames, averaged weights: {psnr(y, x).mean():.2f} dB, SSIM {ssim(y, x).mean():.4f}; latents {z.mean():.3f} ± {z.std((0, 2, 3)).tolist()}", flush=True)
         save_sheet(args.out / f"vae_{step:06d}.png", [list(x), list(y)])
 
     trainer.run(loss_of, sheet)

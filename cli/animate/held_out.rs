@@ -21,7 +21,7 @@ const ROWS: [&str; 6] = [
     "model, textured look",
     "model, plain look",
     "reference repeated",
-    "without reference features",
+    "without ReferenceNet features",
     "without motion modules",
 ];
 

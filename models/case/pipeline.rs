@@ -26,7 +26,9 @@ pub(super) fn run(call: &Call<'_>) -> Result<Named> {
         "pose" => "pose_guider".to_string(),
         kind => format!("guidance_encoder_{kind}"),
     });
-    let names = PARTS.map(String::from).into_iter().chain(guiders);
+    let scene =
+        ["guidance_encoder_reference"].into_iter().filter(|name| call.case.record.components.contains_key(*name));
+    let names = PARTS.map(String::from).into_iter().chain(guiders).chain(scene.map(String::from));
     let parts = names.map(|name| Ok((name.clone(), call.component(&name)?))).collect::<Result<_>>()?;
     let recorded = call.case.record.components.get("scheduler").and_then(|c| c.config.as_ref());
     let scheduler = recorded.map(|file| Config::open(call.case.dir.join(file))).transpose()?;

@@ -6,14 +6,14 @@
 
 use muybridge_runtime::{DType, Device, HostTensor};
 
-use super::components::Components;
+use super::components::{Components, SCENE};
 use super::control::{ControlInput, UNSOUND, sound};
 use super::decode::FrameDecoder;
 use super::denoise::Denoiser;
 use super::memory::MemoryPlan;
 use super::planner::Planner;
 use super::stages::{FrameFeatures, Size, embed, encode, filter, pixels, reference, reference_plan, rgb};
-use super::steps::{Clip, Windowed};
+use super::steps::{Clip, Windowed, accumulate, frames_of};
 use super::watch::{Clock, Event, Flow, Stage, Watch};
 use crate::context::{Between, Weighting, Windows, interpolate};
 use crate::controlnet::ControlNet;
@@ -56,7 +56,8 @@ pub struct AnimateOptions {
     pub between: Option<(usize, Between)>,
     /// The most device memory, in bytes.
     pub max_memory: Option<u64>,
-    /// Whether the network reads the reference's features; without them only its embedding is left, which shows what they do.
+    /// Whether the network reads the reference network's features; without them its embedding is left, and what a guider makes of
+    /// it where there is one, which shows what they do.
     pub reads_reference: bool,
 }
 
@@ -231,7 +232,7 @@ impl Animator {
         watch: &mut Watch<'_>,
     ) -> Result<HostTensor> {
         let (embedding, reference_latents, channels) = self.see(&input.reference, watch)?;
-        let pose = self.guide(&input.motion, watch)?;
+        let pose = self.guide(input, watch)?;
         let mut clock = Clock::start(Stage::Reference, 1, watch)?;
         let bank = {
             let (net, loaded) = self.components.reference(&self.device)?;
@@ -308,40 +309,62 @@ impl Animator {
     }
 
     /// Features of every frame: the sum of all guiders'.
-    fn guide(&self, motion: &[Motion], watch: &mut Watch<'_>) -> Result<FrameFeatures> {
-        let mut features = FrameFeatures::default();
-        let mut clock = Clock::start(Stage::Guidance, motion.len() * self.options.frames, watch)?;
+    fn guide(&self, input: &AnimateInput, watch: &mut Watch<'_>) -> Result<FrameFeatures> {
+        let (mut features, mut scene) = (FrameFeatures::default(), FrameFeatures::default());
+        let wanted = self.options.frames;
+        let sees = self.components.guided_by_reference();
+        let mut clock = Clock::start(Stage::Guidance, input.motion.len() * wanted + usize::from(sees), watch)?;
         // In the order in which the published pipeline sums them.
         for kind in self.components.kinds() {
-            let Some(motion) = motion.iter().find(|m| m.kind == kind) else { continue };
-            let (guider, loaded) = self.components.guider(&kind, &self.device)?;
-            watch.tell(Event::Loaded(&loaded))?;
-            let (height, width, dtype) = (self.size.height, self.size.width, self.options.dtype);
-            let mut plan = None;
-            let at_a_time = self.memory.guider_frames.unwrap_or(1).max(1);
-            for (i, pictures) in motion.frames.chunks(at_a_time).enumerate() {
-                let fit = |p: &Picture| rgb(p)?.resize(width, height, filter(&guider));
-                let seen = pixels(&pictures.iter().map(fit).collect::<Result<Vec<_>>>()?, 1.0 / 255.0, 0.0)?;
+            let Some(motion) = input.motion.iter().find(|m| m.kind == kind) else { continue };
+            self.read(&kind, &motion.frames, &mut features, &mut clock, watch)?;
+        }
+        if features.len() != wanted {
+            return Err(Error::call(MODEL, format!("features of {} frames, wanted {wanted}", features.len())));
+        }
+        if sees {
+            self.read(SCENE, std::slice::from_ref(&input.reference), &mut scene, &mut clock, watch)?;
+            let same = scene.gather(&[0])?;
+            (0..wanted).try_for_each(|frame| features.add(frame, &same))?;
+        }
+        Ok(features)
+    }
+
+    /// Adds what one guider makes of some pictures, a few at a time.
+    fn read(
+        &self,
+        kind: &str,
+        pictures: &[Picture],
+        features: &mut FrameFeatures,
+        clock: &mut Clock,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        let (guider, loaded) = self.components.guider(kind, &self.device)?;
+        watch.tell(Event::Loaded(&loaded))?;
+        let (height, width, dtype) = (self.size.height, self.size.width, self.options.dtype);
+        let mut plan = None;
+        let at_a_time = self.memory.guider_frames.unwrap_or(1).max(1);
+        for (i, pictures) in pictures.chunks(at_a_time).enumerate() {
+            let fit = |p: &Picture| rgb(p)?.resize(width, height, filter(&guider));
+            let seen = pixels(&pictures.iter().map(fit).collect::<Result<Vec<_>>>()?, 1.0 / 255.0, 0.0)?;
+            if kind != SCENE {
                 watch.tell(Event::Motion(&seen))?;
-                let frames = pictures.len();
-                let bound = match plan.take() {
-                    Some((n, bound)) if n == frames => bound,
-                    other => {
-                        drop(other);
-                        guider.plan(GuiderShape { frames, height, width, dtype })?
-                    }
-                };
-                let results = bound.run_host(&[&seen.convert(dtype)])?;
-                plan = Some((frames, bound));
-                let [made] = &results[..] else { return Err(Error::call(MODEL, "a guider has other results")) };
-                features.add(i * at_a_time, made)?;
-                clock.tick(frames, watch)?;
             }
+            let frames = pictures.len();
+            let bound = match plan.take() {
+                Some((n, bound)) if n == frames => bound,
+                other => {
+                    drop(other);
+                    guider.plan(GuiderShape { frames, height, width, dtype })?
+                }
+            };
+            let results = bound.run_host(&[&seen.convert(dtype)])?;
+            plan = Some((frames, bound));
+            let [made] = &results[..] else { return Err(Error::call(MODEL, "a guider has other results")) };
+            features.add(i * at_a_time, made)?;
+            clock.tick(frames, watch)?;
         }
-        match features.len() {
-            n if n == self.options.frames => Ok(features),
-            n => Err(Error::call(MODEL, format!("features of {n} frames, wanted {}", self.options.frames))),
-        }
+        Ok(())
     }
 
     fn window_shape(&self) -> crate::stages::UnetShape {
@@ -407,24 +430,5 @@ impl Animator {
             clock.tick(1, watch)?;
         }
         Ok(())
-    }
-}
-
-/// Some frames `[n,h,w,C]` of `[F,h,w,C]`.
-fn frames_of(all: &HostTensor, frames: &[usize]) -> Result<HostTensor> {
-    let dims = all.shape();
-    let (count, each) = (dims[0], dims.count() / dims[0].max(1));
-    let values = all.to_f32();
-    let mut part = Vec::with_capacity(frames.len() * each);
-    frames.iter().for_each(|f| part.extend_from_slice(&values[f % count * each..][..each]));
-    Ok(HostTensor::new([frames.len(), dims[1], dims[2], dims[3]], part)?)
-}
-
-/// Adds a window's prediction, each frame with its weight.
-fn accumulate(output: &mut [f32], predicted: &[f32], window: &[usize], weights: &[f32]) {
-    let each = predicted.len() / window.len().max(1);
-    for ((frame, weight), part) in window.iter().zip(weights).zip(predicted.chunks(each.max(1))) {
-        let place = &mut output[frame * each..][..each];
-        place.iter_mut().zip(part).for_each(|(sum, v)| *sum += weight * v);
     }
 }

@@ -68,11 +68,13 @@ impl fmt::Debug for Components {
 const WANTED: [&str; 4] = ["denoising_unet", "reference_unet", "vae", "image_encoder"];
 /// Kinds of guidance that Champ has encoders for, in the order in which it sums them.
 const GUIDANCE: [&str; 4] = ["depth", "normal", "semantic_map", "dwpose"];
+/// A guider that reads the reference itself, for all frames the same: behind the others, where a checkpoint has it.
+pub(super) const SCENE: &str = "reference";
 
 impl Components {
     /// The folders of a published checkpoint: `denoising_unet`, `reference_unet`, `vae`, `image_encoder`, and `pose_guider`
-    /// (AnimateAnyone) or `guidance_encoder_KIND` (Champ); maybe `motion_module`, where motion modules are kept apart, and
-    /// `scheduler`. A folder without a `config.json` is taken for the published network, and so is a file of the component's
+    /// (AnimateAnyone) or `guidance_encoder_KIND` (Champ); maybe `guidance_encoder_reference`, which sees the reference itself,
+    /// `motion_module`, where motion modules are kept apart, and `scheduler`. A folder without a `config.json` is taken for the published network, and so is a file of the component's
     /// name (`denoising_unet.pth`). For narrow activations, files of the variant `fp16` go before others.
     ///
     /// # Errors
@@ -80,7 +82,7 @@ impl Components {
     pub fn open(dir: impl AsRef<Path>, dtype: DType) -> Result<Components> {
         let dir = dir.as_ref();
         let mut named = BTreeMap::new();
-        let guiders = GUIDANCE.iter().map(|kind| format!("guidance_encoder_{kind}"));
+        let guiders = GUIDANCE.iter().chain(&[SCENE]).map(|kind| format!("guidance_encoder_{kind}"));
         let optional: Vec<String> =
             ["pose_guider", "motion_module"].map(String::from).into_iter().chain(guiders).collect();
         for (name, wanted) in
@@ -125,6 +127,11 @@ impl Components {
         }
         let there = |kind: &&&str| self.named.contains_key(&format!("guidance_encoder_{kind}"));
         GUIDANCE.iter().filter(there).map(|kind| kind.to_string()).collect()
+    }
+
+    /// Whether a guider sees the reference itself beside the motion.
+    pub fn guided_by_reference(&self) -> bool {
+        self.named.contains_key(&format!("guidance_encoder_{SCENE}"))
     }
 
     /// The same with a ControlNet beside the guiders: a folder with `config.json` and weights.

@@ -100,3 +100,22 @@ impl<'a> Windowed<'a> {
         Ok(HostTensor::new([pictures.len(), height, width, 3], all)?)
     }
 }
+
+/// Some frames `[n,h,w,C]` of `[F,h,w,C]`.
+pub(super) fn frames_of(all: &HostTensor, frames: &[usize]) -> Result<HostTensor> {
+    let dims = all.shape();
+    let (count, each) = (dims[0], dims.count() / dims[0].max(1));
+    let values = all.to_f32();
+    let mut part = Vec::with_capacity(frames.len() * each);
+    frames.iter().for_each(|f| part.extend_from_slice(&values[f % count * each..][..each]));
+    Ok(HostTensor::new([frames.len(), dims[1], dims[2], dims[3]], part)?)
+}
+
+/// Adds a window's prediction, each frame with its weight.
+pub(super) fn accumulate(output: &mut [f32], predicted: &[f32], window: &[usize], weights: &[f32]) {
+    let each = predicted.len() / window.len().max(1);
+    for ((frame, weight), part) in window.iter().zip(weights).zip(predicted.chunks(each.max(1))) {
+        let place = &mut output[frame * each..][..each];
+        place.iter_mut().zip(part).for_each(|(sum, v)| *sum += weight * v);
+    }
+}

@@ -22,7 +22,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 import sample  # noqa: E402
 from export import SCHEDULER, image_encoder_tensors, reference_tensors, unet3d_config, unet3d_tensors  # noqa: E402
-from networks import GUIDANCE, SIZES, Animator, autoencoder  # noqa: E402
+from networks import GUIDANCE, SCENE, SIZES, Animator, autoencoder  # noqa: E402
 from sampling import Sampler  # noqa: E402
 
 SIZE = "tiny"
@@ -88,9 +88,9 @@ def main():
     # Tensors without effect are copies there, and stay what they are here.
     kept = {k: v for k, v in model.reference.state_dict().items() if k in reference_tensors(model, SIZE)}
     parts["reference_unet"] = (dict(_class_name="UNet2DConditionModel", act_fn="silu", **size["unet"]), kept)
-    for name in GUIDANCE:
-        config = dict(_class_name="GuidanceEncoder", **size["guider"])
-        parts[f"guidance_encoder_{name}"] = (config, model.guiders[name].state_dict())
+    for name, guider in model.guiders.items():
+        config = dict(_class_name="GuidanceEncoder", **size["scene_guider" if name == SCENE else "guider"])
+        parts[f"guidance_encoder_{name}"] = (config, guider.state_dict())
     folder = HERE / "champ_pipeline"
     shutil.rmtree(folder, ignore_errors=True)
     for name, (config, tensors) in parts.items():
@@ -101,7 +101,7 @@ def main():
     latents = Latents(vae)
     reference, frames = picture(1, 32, 16, 3), 3
     guidance = {name: picture(2 + i, frames, 32, 16, 3) for i, name in enumerate(GUIDANCE)}
-    noise = torch.randn(frames, 4, 8, 4, generator=torch.Generator().manual_seed(3))
+    noise = torch.randn(frames, 4, 8, 4, generator=torch.Generator().manual_seed(4))
     args = Namespace(case=folder, model=".", frames=frames, steps=2, guidance=1.5)
     sample.pipeline_case(args, model, latents, Sampler(model, latents, "cpu"), reference, guidance, noise)
     file = folder / "case.json"
