@@ -136,7 +136,7 @@ class Trainer:
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
         groups = [dict(params=[p for p in self.parameters if p.dim() > 1], weight_decay=0.01)]
         groups += [dict(params=[p for p in self.parameters if p.dim() <= 1], weight_decay=0.0)]
-        if args.begin and (args.begin / f"{name}.pt").exists() and not (args.out / f"{name}.pt").exists():
+        if args.begin and not (args.out / f"{name}.pt").exists():
             # Only what this stage trains: the rest comes from the stages before it.
             learnt = {k for k, p in modules.named_parameters() if p.requires_grad}
             begun = {k: v for k, v in averaged(args.begin, name)[0].items() if k in learnt}
