@@ -1,8 +1,6 @@
 //! `muybridge embed`
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,6 +13,7 @@ use muybridge::{DType, Plan};
 use sha2::{Digest, Sha256};
 
 use crate::clips::{self, Clip};
+use crate::content::{hash_of, hexadecimal};
 use crate::evaluate::open_preprocess;
 use crate::table::say;
 use crate::{DeviceArgs, Failure, interrupt};
@@ -183,37 +182,8 @@ impl Tower {
         let mut hasher = Sha256::new();
         hasher.update(how.as_bytes());
         hasher.update(hash_of(folder)?.as_bytes());
-        Ok(hex(hasher))
+        Ok(hexadecimal(hasher))
     }
-}
-
-fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// SHA-256 of a file, or of a folder's files one after the other, in the order of their names.
-fn hash_of(path: &Path) -> Result<String, Failure> {
-    let wrong = |p: &Path, e: std::io::Error| Failure(format!("{}: {e}", p.display()));
-    let mut files = vec![path.to_path_buf()];
-    if path.is_dir() {
-        let entries = std::fs::read_dir(path).map_err(|e| wrong(path, e))?;
-        files = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
-        files.retain(|p| p.file_name().is_some_and(|n| !n.to_string_lossy().starts_with('.')));
-        files.sort();
-    }
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0u8; 1 << 16]);
-    for path in &files {
-        let mut file = File::open(path).map_err(|e| wrong(path, e))?;
-        let length = file.metadata().map_err(|e| wrong(path, e))?.len();
-        hasher.update(length.to_le_bytes());
-        loop {
-            match file.read(&mut buffer).map_err(|e| wrong(path, e))? {
-                0 => break,
-                n => hasher.update(&buffer[..n]),
-            }
-        }
-    }
-    Ok(hex(hasher))
 }
 
 #[cfg(test)]
@@ -268,28 +238,6 @@ mod tests {
         assert_eq!(second.ids, ["a", "b", "d", "c"]);
         assert_eq!(second.rows[..first.rows.len()], first.rows);
         assert!(run(&["--frames", "4"]).is_err_and(|e| e.0.contains("another --output")));
-        Ok(())
-    }
-
-    #[test]
-    fn a_hash_is_of_the_content_alone() -> Result<(), Failure> {
-        let dir = tempfile::tempdir()?;
-        let make = |name: &str, frames: &[&str]| -> Result<PathBuf, Failure> {
-            let folder = dir.path().join(name);
-            std::fs::create_dir(&folder)?;
-            for (i, text) in frames.iter().enumerate() {
-                std::fs::write(folder.join(format!("{name}{i}.png")), text)?;
-            }
-            Ok(folder)
-        };
-        let (a, b, c) = (make("a", &["one", "two"])?, make("b", &["one", "two"])?, make("c", &["onet", "wo"])?);
-        assert_eq!(hash_of(&a)?, hash_of(&b)?);
-        assert_ne!(hash_of(&a)?, hash_of(&c)?);
-        assert!(hash_of(&dir.path().join("none")).is_err());
-        // FIPS 180-2: SHA-256 of "abc".
-        let mut hasher = Sha256::new();
-        hasher.update(b"abc");
-        assert!(hex(hasher).starts_with("ba7816bf8f01cfea"));
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ use muybridge::{DType, Device, files};
 use serde::{Deserialize, Serialize};
 
 use crate::clips::{self, Clip};
+use crate::content::named;
 use crate::{DeviceArgs, Failure, interrupt};
 
 /// Options of the verb.
@@ -114,7 +115,8 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     };
     let mut evaluator = Evaluator::new(networks, protocol)?;
     std::fs::create_dir_all(&args.output)?;
-    let (mut journal, mut scores) = Journal::open(&args.output.join("clips.jsonl"), &args.done())?;
+    let done = args.done()?;
+    let (mut journal, mut scores) = Journal::open(&args.output.join("clips.jsonl"), &done)?;
     scores.retain(|s| pairs.iter().any(|(r, _)| r.id == s.id));
     let bar = ProgressBar::new(pairs.len() as u64).with_style(
         ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} clips {eta} left")
@@ -140,7 +142,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     }
     bar.finish_and_clear();
     scores.sort_by(|a, b| a.id.cmp(&b.id));
-    report::write(args, &pairs, &scores)?;
+    report::write(args, &done, &pairs, &scores)?;
     let failed = scores.iter().any(|s| s.error.is_some());
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -184,32 +186,30 @@ impl Args {
         })
     }
 
-    fn done(&self) -> Done {
+    fn done(&self) -> Result<Done, Failure> {
         let mut protocol = BTreeMap::new();
         let mut say = |name: &str, value: String| protocol.insert(name.to_string(), value);
         say("size", self.size.map_or("as they are".into(), |Size([w, h])| format!("{w}x{h}, bicubic")));
         say("dtype", self.dtype.to_string());
         if !self.lpips.is_empty() {
-            let files: Vec<String> = self.lpips.iter().map(|f| name(f)).collect();
+            let files: Vec<String> = self.lpips.iter().map(|f| named(f)).collect::<Result<_, _>>()?;
             say("lpips", format!("{:?}, {}", self.lpips_net, files.join(" + ")).to_lowercase());
         }
         if let Some(file) = &self.i3d {
             let (frames, stride) = (self.frames, self.stride);
             let windows = format!("windows of {frames} frames, stride {stride}, one after the other");
-            say("fvd", format!("I3D {} ({:?}); {windows}; {RESIZE}", name(file), self.i3d_source));
+            say("fvd", format!("I3D {} ({:?}); {windows}; {RESIZE}", named(file)?, self.i3d_source));
         }
-        let found = self.detector.as_ref().map_or("landmarks of the manifests".into(), |f| name(f));
-        self.faces.iter().for_each(|f| drop(say("csim", format!("{}, faces: {found}", name(f)))));
-        self.clip.iter().for_each(|f| drop(say("clip", name(f))));
+        if let Some(file) = &self.faces {
+            let found = self.detector.as_deref().map_or(Ok("landmarks of the manifests".into()), named)?;
+            say("csim", format!("{}, faces: {found}", named(file)?));
+        }
+        if let Some(folder) = &self.clip {
+            say("clip", named(folder)?);
+        }
         let [real, generated] = [&self.real, &self.generated].map(|p| p.display().to_string());
-        Done { real, generated, protocol }
+        Ok(Done { real, generated, protocol })
     }
-}
-
-/// A file's name and length, which tell weights apart well enough for a report.
-pub fn name(path: &Path) -> String {
-    let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
-    format!("{} ({bytes} bytes)", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// The preprocessing that lies beside a CLIP tower, or CLIP's own for its size of pictures.

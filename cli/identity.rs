@@ -12,7 +12,7 @@ use muybridge::{DType, Device, files};
 use serde::{Deserialize, Serialize};
 
 use self::landmarks::Landmarks;
-use crate::evaluate::name;
+use crate::content::named;
 use crate::table::{Table, say};
 use crate::{Failure, html};
 
@@ -125,12 +125,12 @@ impl Args {
         let points = landmarks.as_ref().filter(|_| !faces.detects()).and_then(Landmarks::reference);
         let identity = Identity::of(faces, subject.reference, points)?;
         let by = match (&self.detector, &landmarks) {
-            (Some(file), _) => format!("SCRFD {}", name(file)),
+            (Some(file), _) => format!("SCRFD {}", named(file)?),
             (None, given) => given.as_ref().map_or(String::new(), |l| format!("landmarks of {}", l.source().display())),
         };
         let report = Report {
             reference: subject.reference_file.display().to_string(),
-            backbone: format!("IResNet {}", name(weights)),
+            backbone: format!("IResNet {}", named(weights)?),
             faces_by: by,
             fingerprint: format!("{:016x}", subject.fingerprint),
             seeds: [first, u64::from(self.best_of)],

@@ -7,6 +7,7 @@ mod bench;
 mod clips;
 mod compare;
 mod component;
+mod content;
 mod convert;
 mod devices;
 mod doctor;

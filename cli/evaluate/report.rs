@@ -10,7 +10,7 @@ use muybridge::metrics::frechet::{Frechet, Moments};
 use muybridge::resize::{Filter, Resize};
 use serde_json::json;
 
-use super::Args;
+use super::{Args, Done};
 use crate::Failure;
 use crate::clips::Clip;
 use crate::html::{self, Mark};
@@ -47,18 +47,18 @@ impl Fvd {
 }
 
 /// Writes `report.json`, `clips.csv` and `report.html`, and prints the totals.
-pub fn write(args: &Args, pairs: &[(Clip, Clip)], scores: &[ClipScores]) -> Result<(), Failure> {
+pub fn write(args: &Args, done: &Done, pairs: &[(Clip, Clip)], scores: &[ClipScores]) -> Result<(), Failure> {
     let totals: Vec<Total> = METRICS.iter().filter_map(|m| total(m, scores)).collect();
     let fvd = fvd(scores)?;
     let faces: Option<[usize; 2]> =
         scores.iter().filter_map(|s| Some([s.faces?, s.frames])).reduce(|a, b| [a[0] + b[0], a[1] + b[1]]);
-    let json = json(args, scores, &totals, fvd.as_ref(), faces);
+    let json = json(args, done, scores, &totals, fvd.as_ref(), faces);
     let to = |name: &str| args.output.join(name);
     files::write(&to("report.json"), serde_json::to_string_pretty(&json)?.as_bytes())?;
     files::write(&to("clips.csv"), csv(scores).as_bytes())?;
-    let page = page(args, pairs, scores, &totals, fvd.as_ref())?;
+    let page = page(args, done, pairs, scores, &totals, fvd.as_ref())?;
     files::write(&to("report.html"), page.as_bytes())?;
-    print(args, scores, &totals, fvd.as_ref(), faces);
+    print(args, done, scores, &totals, fvd.as_ref(), faces);
     Ok(())
 }
 
@@ -82,14 +82,21 @@ fn fvd(scores: &[ClipScores]) -> Result<Option<Fvd>, Failure> {
 }
 
 /// What must be said beside the number.
-fn fvd_note(args: &Args, fvd: &Fvd) -> String {
+fn fvd_note(done: &Done, fvd: &Fvd) -> String {
     let [n, m] = fvd.windows;
-    let protocol = args.done().protocol.remove("fvd").unwrap_or_default();
+    let protocol = done.protocol.get("fvd").map_or("", String::as_str);
     let few = if n.min(m) <= 400 { "; fewer windows than features: compare only at the same number" } else { "" };
     format!("{n} real and {m} generated windows; {protocol}{few}")
 }
 
-fn print(args: &Args, scores: &[ClipScores], totals: &[Total], fvd: Option<&Fvd>, faces: Option<[usize; 2]>) {
+fn print(
+    args: &Args,
+    done: &Done,
+    scores: &[ClipScores],
+    totals: &[Total],
+    fvd: Option<&Fvd>,
+    faces: Option<[usize; 2]>,
+) {
     let mut table = Table::new(&["metric", ">mean", ">95 % interval", ">clips", "what"]);
     for t in totals {
         let [low, high] = t.interval.map(html::short);
@@ -100,7 +107,7 @@ fn print(args: &Args, scores: &[ClipScores], totals: &[Total], fvd: Option<&Fvd>
     if let Some(f) = fvd {
         let clips = scores.iter().filter(|s| !s.features[0].is_empty()).count();
         let ends = f.ends().join(" .. ");
-        table.row(["fvd".into(), html::short(f.frechet.distance), ends, clips.to_string(), fvd_note(args, f)]);
+        table.row(["fvd".into(), html::short(f.frechet.distance), ends, clips.to_string(), fvd_note(done, f)]);
     }
     table.print();
     if let Some([found, of]) = faces {
@@ -116,6 +123,7 @@ fn print(args: &Args, scores: &[ClipScores], totals: &[Total], fvd: Option<&Fvd>
 
 fn json(
     args: &Args,
+    done: &Done,
     scores: &[ClipScores],
     totals: &[Total],
     fvd: Option<&Fvd>,
@@ -135,11 +143,11 @@ fn json(
         METRICS.iter().filter_map(|m| Some((m.name.to_string(), json!(s.mean(m.name)?)))).collect()
     };
     json!({
-        "inputs": args.done(),
+        "inputs": done,
         "metrics": metrics,
         "fvd": fvd.map(|f| json!({
             "distance": f.frechet.distance, "mean_term": f.frechet.mean_term, "windows": f.windows, "interval_95": f.interval,
-            "frames": args.frames, "stride": args.stride, "resize": super::RESIZE, "note": fvd_note(args, f),
+            "frames": args.frames, "stride": args.stride, "resize": super::RESIZE, "note": fvd_note(done, f),
         })),
         "faces": faces.map(|[found, of]| json!({"found": found, "frames": of, "rate": found as f64 / of.max(1) as f64})),
         "clips": scores.iter().map(|s| json!({
@@ -164,12 +172,12 @@ fn csv(scores: &[ClipScores]) -> String {
 
 fn page(
     args: &Args,
+    done: &Done,
     pairs: &[(Clip, Clip)],
     scores: &[ClipScores],
     totals: &[Total],
     fvd: Option<&Fvd>,
 ) -> Result<String, Failure> {
-    let done = args.done();
     let mut body = format!("<p>{} beside {}</p>\n", html::escape(&done.generated), html::escape(&done.real));
     let row = |t: &Total| {
         let [low, high] = t.interval.map(html::short);
@@ -178,10 +186,10 @@ fn page(
     let mut rows: Vec<Vec<String>> = totals.iter().map(row).collect();
     if let Some(f) = fvd {
         let [low, high] = f.ends();
-        rows.push(vec!["fvd".into(), html::short(f.frechet.distance), low, high, String::new(), fvd_note(args, f)]);
+        rows.push(vec!["fvd".into(), html::short(f.frechet.distance), low, high, String::new(), fvd_note(done, f)]);
     }
     body += &html::table(&["metric", ">mean", ">2.5 %", ">97.5 %", ">clips", "what"], &rows);
-    let protocol: Vec<Vec<String>> = done.protocol.into_iter().map(|(k, v)| vec![k, v]).collect();
+    let protocol: Vec<Vec<String>> = done.protocol.iter().map(|(k, v)| vec![k.clone(), v.clone()]).collect();
     body += &html::table(&["protocol", ""], &protocol);
     for s in scores.iter().filter(|s| s.error.is_some()) {
         let reason = html::escape(s.error.as_deref().unwrap_or(""));
