@@ -77,7 +77,8 @@ impl Pool {
     /// Number of windows along axis `i` over `n` cells.
     fn windows(&self, i: usize, n: usize) -> usize {
         let (stride, padded) = (self.stride[i], n + self.before[i] + self.after[i]);
-        let room = padded - self.kernel[i];
+        // With `ceil` a window may be larger than all there is.
+        let room = padded.saturating_sub(self.kernel[i]);
         let count = if self.ceil { room.div_ceil(stride) } else { room / stride } + 1;
         // A window that begins beyond the cells would have nothing but padding.
         if self.ceil && (count - 1) * stride >= n + self.before[i] { count - 1 } else { count }
@@ -117,7 +118,9 @@ impl Op for Pool {
         };
         for (i, &n) in cells.iter().enumerate() {
             let (k, s, before, after) = (self.kernel[i], self.stride[i], self.before[i], self.after[i]);
-            if k == 0 || s == 0 || before >= k || after >= k || n == 0 || n + before + after < k {
+            // What a window must find: as in PyTorch, rounding up counts one that lacks less than a stride.
+            let least = if self.ceil { (k + 1).saturating_sub(s).max(1) } else { k };
+            if k == 0 || s == 0 || before >= k || after >= k || n == 0 || n + before + after < least {
                 let what = ["frames", "height", "width"][i];
                 return Err(Mismatch(format!(
                     "x {x}: windows of {k}, step {s}, padding {before} + {after} over {what}"
@@ -170,6 +173,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("one", max(1, 1), x(&[1, 1, 1, 1])),
         Case::new("max_2", max(2, 2), x(&[2, 7, 9, 5])),
         Case::new("max_3", max(3, 2), x(&[1, 15, 13, 20])),
+        Case::new("max_ceil_small", Pool { ceil: true, ..max(3, 2) }, x(&[2, 2, 3, 7])),
         Case::new("max_ceil", Pool { ceil: true, ..max(3, 2) }, x(&[2, 14, 11, 7])),
         Case::new(
             "max_ceil_padded",

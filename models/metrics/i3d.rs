@@ -170,7 +170,7 @@ impl I3d {
 
     /// A plan for `video [batch, frames, height, width, 3]`, RGB in [−1, 1], to `logits [batch, T, 1, 1, classes]` of each
     /// of the T stretches of time that are left, and the `features [batch, T, 1, 1, C]` that they are made of. Height and
-    /// width are 224, or within 193 to 224; ten frames at least.
+    /// width are 224, or within 193 to 224; nine frames at least.
     ///
     /// # Errors
     /// Clips that are too small or too large, a device that fails, too little memory.
