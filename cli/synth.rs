@@ -12,8 +12,8 @@ use crate::{Failure, interrupt};
 /// Which clips, how many, and where to.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Each clip becomes a folder: reference.png, frames/, and guidance in normal/, depth/, semantic_map/ and dwpose/, which
-`animate --motion` reads. manifest.jsonl says who, what and where everything is in every frame. The same seed gives the same
+Each clip becomes a folder: reference.png, frames/, and guidance in normal/, depth/, semantic_map/, dwpose/ and nocs/ (with
+reference_nocs.png), which `animate --motion` reads. manifest.jsonl says who, what and where everything is in every frame. The same seed gives the same
 bytes on every machine; clips that are there already are kept, so an interrupted run goes on where it stopped.
 
 Examples:

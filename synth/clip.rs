@@ -105,6 +105,9 @@ pub struct Frame {
     pub depth: Picture,
     /// Parts of the body in the colours of [`crate::Part`].
     pub semantic_map: Picture,
+    /// Places on the body, as colours: normalised object coordinates, x to the person's left, y up, z to the front, those of one
+    /// who stands with arms and legs spread.
+    pub nocs: Picture,
     /// The skeleton as DWPose's renderer draws it.
     pub dwpose: Picture,
     /// Points in pixels.
@@ -171,6 +174,7 @@ impl Clip {
             normal: maps.normal,
             depth: maps.depth,
             semantic_map: maps.semantic_map,
+            nocs: maps.nocs,
             landmarks,
         }
     }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! OUT/manifest.jsonl                      a line for each clip
-//! OUT/clip_000000/reference.png           the person at ease
+//! OUT/clip_000000/reference.png           the person at ease, and reference_nocs.png
 //! OUT/clip_000000/frames/0000.png …       ground truth
-//! OUT/clip_000000/normal/0000.png …       and depth/, semantic_map/, dwpose/
+//! OUT/clip_000000/normal/0000.png …       and depth/, semantic_map/, dwpose/, nocs/
 //! OUT/clip_000000/clip.json               the clip's line of the manifest
 //! ```
 //!
@@ -28,7 +28,10 @@ use crate::render::Picture;
 use crate::shape::Part;
 
 /// The pictures of a frame that can be written, by the names of their folders.
-pub const MAPS: [&str; 4] = ["normal", "depth", "semantic_map", "dwpose"];
+pub const MAPS: [&str; 5] = ["normal", "depth", "semantic_map", "dwpose", "nocs"];
+
+/// The map of which the reference has one too.
+pub(crate) const NOCS: &str = "nocs";
 
 impl Frame {
     /// The map of a name of [`MAPS`].
@@ -38,6 +41,7 @@ impl Frame {
             "depth" => Some(&self.depth),
             "semantic_map" => Some(&self.semantic_map),
             "dwpose" => Some(&self.dwpose),
+            "nocs" => Some(&self.nocs),
             _ => None,
         }
     }
@@ -160,6 +164,9 @@ impl Job<'_> {
         let (reference, frames) = clip.render();
         self.folder(unit, |dir| {
             reference.colour.save(&dir.join("reference.png"))?;
+            if self.maps.iter().any(|m| m == NOCS) {
+                reference.nocs.save(&dir.join("reference_nocs.png"))?;
+            }
             self.pictures(&dir.join("frames"), &frames, |f| Some(&f.colour))?;
             for map in self.maps {
                 self.pictures(&dir.join(map), &frames, |f| f.map(map))?;

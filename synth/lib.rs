@@ -17,6 +17,7 @@ mod identity;
 mod landmarks;
 pub mod math;
 mod motion;
+mod nocs;
 mod packed;
 mod paint;
 mod pose;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::clip::{ClipOptions, Frame};
 use crate::error::{Error, Result};
+use crate::files::NOCS;
 use crate::render::Picture;
 
 /// A folder of arrays: `reference.npy [N,H,W,3]`, `frames.npy [N,F,H,W,3]`, and for each map `MAP.npy` of the same shape as the
-/// frames (`depth.npy` without its last axis).
+/// frames (`depth.npy` without its last axis); with `nocs.npy` comes `reference_nocs.npy`.
 pub struct Shard<'a> {
     /// What the clips are.
     pub options: &'a ClipOptions,
@@ -34,6 +35,13 @@ impl Shard<'_> {
             file.put(&reference.colour, 3)?;
         }
         file.finish()?;
+        if self.maps.iter().any(|m| m == NOCS) {
+            let mut file = Array::create(&dir.join("reference_nocs.npy"), &[count, h, w, 3])?;
+            for (reference, _) in clips.clone() {
+                file.put(&reference.nocs, 3)?;
+            }
+            file.finish()?;
+        }
         let mut file = Array::create(&dir.join("frames.npy"), &[count, f, h, w, 3])?;
         for frame in clips.clone().flat_map(|(_, frames)| frames) {
             file.put(&frame.colour, 3)?;

@@ -2,6 +2,7 @@
 
 use crate::identity::{BottomCut, Cloth, HairStyle, Identity, Pattern};
 use crate::math::{Vec3, fract, mix, smoothstep, vec3};
+use crate::nocs::on_torso;
 use crate::pose::{Skeleton, side};
 use crate::random::{clouds, noise};
 use crate::scene::Look;
@@ -51,19 +52,11 @@ impl Paint<'_> {
         self.who.skin * self.grain(q, 60.0, 0.10)
     }
 
-    /// Place on the torso, as if the person stood upright: metres from the pelvis.
-    fn on_torso(&self, p: Vec3) -> Vec3 {
-        let h = self.who.build.height;
-        let low = self.bones.pelvis.local(p);
-        let high = self.bones.chest.local(p) + vec3(0.0, 0.30 * h, 0.0);
-        low.mix(high, smoothstep(0.02 * h, 0.26 * h, low.y))
-    }
-
     fn top(&self, shape: &Shape, q: Vec3, p: Vec3) -> Surface {
         let cloth = &self.who.top;
         let h = self.who.build.height;
         let torso = shape.part == Part::Chest;
-        let at = if torso { self.on_torso(p) } else { vec3(q.z, q.y, q.x) };
+        let at = if torso { on_torso(&self.who.build, self.bones, p) } else { vec3(q.z, q.y, q.x) };
         let ink = match cloth.pattern {
             Pattern::Band if torso => edge(0.045 * h, (at.y - 0.185 * h).abs()),
             Pattern::Band => edge(0.022 * h, (at.y + 0.055 * h).abs()),

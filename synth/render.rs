@@ -1,10 +1,11 @@
-//! From a person in a scene to pictures: colour, normals, depth, parts.
+//! From a person in a scene to pictures: colour, normals, depth, parts, coordinates on the body.
 //!
 //! Rays march over the distance field of the few shapes that each may meet. Four rays a pixel, on a rotated grid.
 
 use crate::body::Body;
 use crate::identity::Identity;
 use crate::math::{Vec3, clamp01, mix, smoothstep, vec3};
+use crate::nocs::Coordinates;
 use crate::paint::Paint;
 use crate::pose::Skeleton;
 use crate::random::scramble;
@@ -46,6 +47,8 @@ pub struct Maps {
     pub depth: Picture,
     /// Parts in the colours of [`Part::COLOURS`].
     pub semantic_map: Picture,
+    /// Places on the body: x to its left, y up, z to its front, in the cube of a person who stands with arms and legs spread.
+    pub nocs: Picture,
     /// Distance of the surface in each pixel, in metres; infinite where nobody is.
     pub distance: Vec<f32>,
 }
@@ -91,13 +94,14 @@ struct Sum {
     normal: Vec3,
     depth: f32,
     hits: f32,
-    parts: [Option<Part>; 4],
+    /// What each ray met: the part, and the place on the body.
+    met: [Option<(Part, Vec3)>; 4],
 }
 
 impl Shot<'_> {
     /// Renders the frame before a backdrop, at its size.
     pub fn render(&self, backdrop: &Backdrop) -> Maps {
-        let body = Body::new(self.who, self.bones);
+        let (body, coordinates) = (Body::new(self.who, self.bones), Coordinates::new(self.who, self.bones));
         let (width, height) = backdrop.extents;
         let tiles = self.tiles(&body, width, height);
         let columns = width.div_ceil(TILE);
@@ -106,6 +110,7 @@ impl Shot<'_> {
             normal: Picture::black(width, height),
             depth: Picture::black(width, height),
             semantic_map: Picture::black(width, height),
+            nocs: Picture::black(width, height),
             distance: vec![f32::INFINITY; width * height],
         };
         let mut depths = vec![(0.0, 0.0); width * height];
@@ -113,15 +118,16 @@ impl Shot<'_> {
             for x in 0..width {
                 let list = &tiles[(y / TILE) * columns + x / TILE];
                 let i = y * width + x;
-                let sum = self.pixel(&body, list, (x, y), (width, height), &backdrop.pixels[i]);
+                let sum = self.pixel((&body, &coordinates), list, (x, y), (width, height), &backdrop.pixels[i]);
                 maps.colour.set(x, y, self.developed(sum.colour / 4.0, (x, y), (width, height)));
                 if sum.hits > 0.0 {
                     maps.normal.set(x, y, bytes(sum.normal / 4.0));
                     maps.distance[i] = sum.depth / sum.hits;
                     depths[i] = (sum.depth / sum.hits, sum.hits / 4.0);
                 }
-                if let Some(part) = majority(&sum.parts) {
+                if let Some((part, place)) = majority(&sum.met) {
                     maps.semantic_map.set(x, y, part.colour());
+                    maps.nocs.set(x, y, bytes(place));
                 }
             }
         }
@@ -183,7 +189,7 @@ impl Shot<'_> {
 
     fn pixel(
         &self,
-        body: &Body,
+        (body, coordinates): (&Body, &Coordinates<'_>),
         list: &[u16],
         (x, y): (usize, usize),
         extents: (usize, usize),
@@ -207,7 +213,8 @@ impl Shot<'_> {
                     sum.normal += self.camera.axes.local(normal) * 0.5 + Vec3::all(0.5);
                     sum.depth += hit.at * -self.camera.axes.local(ray).z;
                     sum.hits += 1.0;
-                    sum.parts[i] = Some(body.shapes[hit.shape as usize].part);
+                    let shape = &body.shapes[hit.shape as usize];
+                    sum.met[i] = Some((shape.part, coordinates.at(shape, p)));
                 }
                 None => {
                     sum.colour += *ground.get_or_insert_with(|| match behind.1 {
@@ -353,9 +360,10 @@ fn bytes(v: Vec3) -> [u8; 3] {
     [one(v.x), one(v.y), one(v.z)]
 }
 
-/// The part that most rays met, if half of them met any.
-fn majority(parts: &[Option<Part>; 4]) -> Option<Part> {
-    let count = |p: Part| parts.iter().filter(|q| **q == Some(p)).count();
-    let best = parts.iter().flatten().max_by_key(|p| count(**p))?;
-    (parts.iter().flatten().count() >= 2).then_some(*best)
+/// The part that most rays met, if half of them met any, and the mean of their places on it: means over two parts are on neither.
+fn majority(met: &[Option<(Part, Vec3)>; 4]) -> Option<(Part, Vec3)> {
+    let of = |p: Part| met.iter().flatten().filter(move |(q, _)| *q == p).map(|(_, place)| *place);
+    let (best, _) = *met.iter().flatten().max_by_key(|(p, _)| of(*p).count())?;
+    let sum = of(best).fold(Vec3::ZERO, |sum, place| sum + place);
+    (met.iter().flatten().count() >= 2).then_some((best, sum / of(best).count() as f32))
 }

@@ -19,7 +19,7 @@ fn main() -> Result<(), Error> {
         ..ClipOptions::default()
     };
     let rows = number(4, 10) as usize;
-    let mut sheet = Picture::black(9 * size, rows * size);
+    let mut sheet = Picture::black(10 * size, rows * size);
     for row in 0..rows {
         let clip = Clip::new(&options, row as u64);
         let started = std::time::Instant::now();
@@ -29,7 +29,7 @@ fn main() -> Result<(), Error> {
         let last = &frames[frames.len() - 1];
         let mut cells: Vec<&Picture> = vec![&reference.colour];
         cells.extend([0, 5, 10, frames.len() - 1].map(|i| &frames[i].colour));
-        cells.extend([&last.normal, &last.depth, &last.semantic_map, &last.dwpose]);
+        cells.extend([&last.normal, &last.depth, &last.semantic_map, &last.nocs, &last.dwpose]);
         for (column, cell) in cells.into_iter().enumerate() {
             for y in 0..size {
                 let to = 3 * ((row * size + y) * sheet.width + column * size);

@@ -123,6 +123,44 @@ fn maps_agree_with_each_other() {
     }
 }
 
+/// Pixels of the person: the coordinates, the colour of the part, the colour.
+fn places(frame: &muybridge_synth::Frame) -> Vec<[[u8; 3]; 3]> {
+    let pixels = |m: &muybridge_synth::Picture| m.pixels.as_chunks::<3>().0.to_vec();
+    let maps = [&frame.nocs, &frame.semantic_map, &frame.colour].map(pixels);
+    let each = (0..maps[0].len()).map(|i| [maps[0][i], maps[1][i], maps[2][i]]);
+    each.filter(|[nocs, part, _]| {
+        assert_eq!(*nocs == [0; 3], *part == [0; 3], "a place where nobody is, or nobody where a place is");
+        *part != [0; 3]
+    })
+    .collect()
+}
+
+/// Whatever the pose, the same coordinates are the same spot of the same part, painted the same.
+#[test]
+fn coordinates_stay_on_the_body() {
+    for i in [1, 3, 5, 7] {
+        let options = ClipOptions { width: 96, height: 96, frames: 16, ..options(Split::Train) };
+        let (reference, frames) = Clip::new(&options, i).render();
+        let known = places(&reference);
+        let square =
+            |a: &[u8; 3], b: &[u8; 3]| -> u32 { a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b)).pow(2)).sum() };
+        let (mut met, mut strayed, mut apart, mut beside) = (0, 0, 0.0, 0.0);
+        for [at, part, colour] in frames.iter().step_by(5).flat_map(places) {
+            let Some(near) = known.iter().min_by_key(|p| square(&p[0], &at)) else { continue };
+            if square(&near[0], &at) <= 36 {
+                met += 1;
+                strayed += usize::from(near[1] != part);
+                apart += f64::from(square(&near[2], &colour)).sqrt();
+                beside += f64::from(square(&known[met * 7919 % known.len()][2], &colour)).sqrt();
+            }
+        }
+        assert!(met > 400, "clip {i}: {met} pixels of places that the reference shows");
+        // At joints a pixel of one part lies beside one of another.
+        assert!(strayed * 12 < met, "clip {i}: {strayed} of {met} pixels are of another part");
+        assert!(apart * 2.0 < beside, "clip {i}: colours {apart:.0} apart, those of any two pixels {beside:.0}");
+    }
+}
+
 fn job<'a>(
     out: &'a Path,
     options: &'a ClipOptions,
