@@ -2,6 +2,7 @@
 
 mod held_out;
 mod person;
+mod scene;
 mod state;
 
 use std::path::{Path, PathBuf};
@@ -9,13 +10,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use muybridge::context::{Between, Weighting};
-use muybridge::loaders::{FrameRate, Frames, Guidance, Picture, VideoWriter};
-use muybridge::pipelines::{
-    AnimateInput, AnimateOptions, Animator, Components, ControlInput, Event, Flow, Motion, Stage,
-};
+use muybridge::loaders::{FrameRate, Picture, VideoWriter};
+use muybridge::pipelines::{AnimateInput, AnimateOptions, Animator, Components, ControlInput, Event, Flow, Stage};
 use muybridge::{DType, Error, HostTensor, bundled};
 
-use self::person::{Person, sheet};
+use self::person::sheet;
+use self::scene::Scene;
 use self::state::State;
 use crate::identity::{self, Scorer, Subject};
 use crate::parsed::{ControlArg, Size, bytes, dtype_for};
@@ -46,6 +46,10 @@ pub struct Args {
     /// kind (depth, normal, semantic_map, dwpose); by default that of a synthetic person
     #[arg(long, value_name = "PATH")]
     motion: Option<PathBuf>,
+    /// Where on the body each pixel of the reference is, as a picture (`synth` writes both as reference_nocs.png and nocs/): with nocs
+    /// pictures beside the motion, the reference is carried along with the body, and its patterns with it
+    #[arg(long, value_name = "FILE", requires = "reference")]
+    reference_nocs: Option<PathBuf>,
     /// Which synthetic person and motion, where reference or motion is not given; even ones have textures and noise about them
     #[arg(long, default_value_t = 7, value_name = "N")]
     person: u64,
@@ -103,9 +107,9 @@ pub struct Args {
     /// Only say what it would take
     #[arg(long)]
     plan: bool,
-    /// Make so many clips of synthetic people, no video, and print how near they come to the truth, beside three baselines: the
-    /// reference repeated, no features of the reference, no motion modules. Contact sheets go to the folder --output
-    #[arg(long, value_name = "N", conflicts_with_all = ["reference", "motion", "control", "person", "sheet", "plan", "report", "preview", "interpolate"])]
+    /// Make so many clips of synthetic people, no video, and print how near they come to the truth, beside baselines: the
+    /// reference repeated, not carried along, no features of the reference, no motion modules. Contact sheets go to the folder --output
+    #[arg(long, value_name = "N", conflicts_with_all = ["reference", "reference_nocs", "motion", "control", "person", "sheet", "plan", "report", "preview", "interpolate"])]
     held_out: Option<usize>,
     #[command(flatten)]
     identity: identity::Args,
@@ -151,14 +155,14 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         held_out::execute(&|| args.components(dtype), &device, &usual, count, args.output.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Scene { reference, motion, rate, truth } = Scene::of(args, &kinds, size, drawn)?;
-    let frames = motion.first().map_or(0, |m| m.frames.len());
+    let Scene { input, rate, truth } = Scene::of(args, &components, size, drawn)?;
+    let frames = input.motion.first().map_or(0, |m| m.frames.len());
     let options = AnimateOptions { frames, ..usual };
     let control = |c: &ControlArg| -> Result<ControlInput, Failure> {
         Ok(ControlInput { pictures: c.pictures(frames)?, scale: c.scale, range: c.range })
     };
     let controls = args.control.iter().map(control).collect::<Result<_, _>>()?;
-    let input = AnimateInput { reference, motion, controls, latents: None, resume: None };
+    let input = AnimateInput { controls, ..input };
     let subject = Subject {
         reference: &input.reference,
         reference_file: args.reference.as_deref().unwrap_or(Path::new("")),
@@ -300,63 +304,6 @@ fn options(args: &Args, kinds: &[String], frames: usize, dtype: DType) -> Animat
     }
 }
 
-/// What is animated.
-struct Scene {
-    reference: Picture,
-    motion: Vec<Motion>,
-    rate: FrameRate,
-    /// What the video should be, where that is known.
-    truth: Option<Vec<Picture>>,
-}
-
-impl Scene {
-    /// What the files say, and a synthetic person for what is not given.
-    fn of(args: &Args, kinds: &[String], size: [usize; 2], frames: usize) -> Result<Scene, Failure> {
-        let person = || Person::draw(args.person, size, frames);
-        let (reference, (motion, rate), truth) = match (&args.reference, &args.motion) {
-            (Some(reference), Some(motion)) => (Picture::open(reference)?, read_motion(motion, args, kinds)?, None),
-            (Some(reference), None) => (Picture::open(reference)?, person()?.motion(kinds)?, None),
-            (None, Some(motion)) => (person()?.reference(), read_motion(motion, args, kinds)?, None),
-            (None, None) => {
-                let person = person()?;
-                // Frames between frames have no truth.
-                let truth = (args.interpolate <= 1).then(|| person.truth());
-                (person.reference(), person.motion(kinds)?, truth)
-            }
-        };
-        Ok(Scene { reference, motion, rate, truth })
-    }
-}
-
-fn named_rate(fps: u32) -> Result<FrameRate, Failure> {
-    FrameRate::new(fps, 1).ok_or_else(|| Failure(format!("--fps {fps}: no such rate")))
-}
-
-/// Pictures of every kind that the model reads, and their rate.
-fn read_motion(path: &Path, args: &Args, kinds: &[String]) -> Result<(Vec<Motion>, FrameRate), Failure> {
-    let most = args.frames.unwrap_or(usize::MAX);
-    let named = named_rate(args.fps)?;
-    if kinds.iter().any(|k| k == "pose") {
-        let stream = Frames::open(path)?;
-        let rate = stream.rate().unwrap_or(named);
-        let frames = stream.take(most).collect::<Result<Vec<_>, _>>()?;
-        return Ok((vec![Motion { kind: "pose".into(), frames }], rate));
-    }
-    let there: Vec<String> = Guidance::open(path, &[] as &[&str])?.types().to_vec();
-    let wanted: Vec<&String> = kinds.iter().filter(|k| there.contains(k)).collect();
-    if wanted.is_empty() {
-        let (has, reads) = (there.join(", "), kinds.join(", "));
-        return Err(Failure(format!("{}: has {has}, where the model reads {reads}", path.display())));
-    }
-    let stream = Guidance::open(path, &wanted)?;
-    let rate = stream.rate().unwrap_or(named);
-    let mut motion: Vec<Motion> = wanted.iter().map(|k| Motion { kind: k.to_string(), frames: Vec::new() }).collect();
-    for pictures in stream.take(most) {
-        motion.iter_mut().zip(pictures?).for_each(|(m, picture)| m.frames.push(picture));
-    }
-    Ok((motion, rate))
-}
-
 /// Everything that decides about the video, in 64 bits (FNV-1a).
 fn fingerprint(args: &Args, options: &AnimateOptions, input: &AnimateInput) -> u64 {
     let mut hash = 0xCBF2_9CE4_8422_2325u64;
@@ -366,7 +313,7 @@ fn fingerprint(args: &Args, options: &AnimateOptions, input: &AnimateInput) -> u
     // Where it runs and in how much memory may change.
     add(format!("{:?} {:?}", args.model, AnimateOptions { max_memory: None, ..options.clone() }).as_bytes());
     add(&input.reference.pixels);
-    input.motion.iter().flat_map(|m| &m.frames).for_each(|p| add(&p.pixels));
+    input.motion.iter().flat_map(|m| &m.frames).chain(&input.carried).for_each(|p| add(&p.pixels));
     add(format!("{:?}", args.control).as_bytes());
     input.controls.iter().flat_map(|c| &c.pictures).for_each(|p| add(&p.pixels));
     hash

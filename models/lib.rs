@@ -27,6 +27,7 @@ pub mod arithmetic;
 pub mod backbone;
 pub mod blocks;
 pub mod bundled;
+pub mod carry;
 pub mod case;
 pub mod clip;
 pub mod config;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use muybridge::Device;
+use muybridge::carry::carry;
 use muybridge::loaders::Picture;
 use muybridge::metrics::image::{Frame, Ssim, psnr_capped, ssim};
 use muybridge::pipelines::{AnimateInput, AnimateOptions, Animator, Components, Event, Flow};
@@ -16,11 +17,12 @@ use crate::{Failure, interrupt};
 
 /// Rows of the table: the model, the same for the clips of each look (even ones have textures and noise), and what was tried beside
 /// it for every clip.
-const ROWS: [&str; 6] = [
+const ROWS: [&str; 7] = [
     "model",
     "model, textured look",
     "model, plain look",
     "reference repeated",
+    "reference not carried",
     "without ReferenceNet features",
     "without motion modules",
 ];
@@ -57,27 +59,32 @@ pub fn execute(
         Animator::open(open()?, device, silent)?,
         Animator::open(open()?.without_motion(), device, options.clone())?,
     ];
-    let kinds = open()?.kinds();
+    let (kinds, carries) = (open()?.kinds(), open()?.guided_by_reference());
     if let Some(folder) = folder {
         std::fs::create_dir_all(folder)?;
     }
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} clips, {eta} left");
     let bar = ProgressBar::new(count as u64).with_style(style.unwrap_or(ProgressStyle::default_bar()));
-    let mut scores: [Scores; 6] = Default::default();
+    let mut scores: [Scores; 7] = Default::default();
     for n in 0..count {
         let person = Person::draw(n as u64, [options.width, options.height], options.frames)?;
         let (reference, truth) = (person.reference(), person.truth());
-        let (motion, _) = person.motion(&kinds)?;
-        let guidance = motion.first().map(|m| m.frames.clone()).unwrap_or_default();
-        let input =
-            AnimateInput { reference: reference.clone(), motion, controls: Vec::new(), latents: None, resume: None };
+        let mut input = AnimateInput::new(reference.clone(), person.motion(&kinds));
+        let guidance = input.motion.first().map(|m| m.frames.clone()).unwrap_or_default();
+        if carries {
+            input.carried = carry(&reference, &person.reference_nocs(), &person.nocs())?;
+        }
         let made = animators.iter().map(|animator| video(animator, &input)).collect::<Result<Vec<_>, _>>()?;
         if let Some(folder) = folder {
             sheet(&reference, &[&guidance, &made[0], &truth])?.write_png(folder.join(format!("clip_{n:02}.png")))?;
         }
         let repeated = vec![reference; truth.len()];
-        for (row, frames) in [(0, &made[0]), (1 + n % 2, &made[0]), (3, &repeated), (4, &made[1]), (5, &made[2])] {
+        for (row, frames) in [(0, &made[0]), (1 + n % 2, &made[0]), (3, &repeated), (5, &made[1]), (6, &made[2])] {
             scores[row].add(frames, &person, &truth)?;
+        }
+        if carries {
+            input.carried.clear();
+            scores[4].add(&video(&animators[0], &input)?, &person, &truth)?;
         }
         bar.inc(1);
     }

@@ -1,11 +1,10 @@
 //! A synthetic person in a motion, of those that no training saw: drawn where no picture or motion is given.
 
-use muybridge::loaders::{FrameRate, Picture};
+use muybridge::loaders::Picture;
 use muybridge::pipelines::Motion;
 use muybridge::resize::Resize;
 use muybridge_synth::{Clip, ClipOptions, Frame, Split};
 
-use super::named_rate;
 use crate::Failure;
 
 /// Of all held-out clips, those that the README and the model's card speak of.
@@ -18,10 +17,15 @@ pub struct Person {
 }
 
 impl Person {
+    /// Frames per second of the motion.
+    pub const RATE: u32 = 12;
+
     /// The `n`th person; even ones live in the look with textures and noise, odd ones in the plain look.
     pub fn draw(n: u64, [width, height]: [usize; 2], frames: usize) -> Result<Person, Failure> {
         let look = None;
-        let options = ClipOptions { width, height, frames, look, split: Split::Test, seed: SEED, ..Default::default() };
+        let rate = Person::RATE as f32;
+        let options =
+            ClipOptions { width, height, frames, rate, look, split: Split::Test, seed: SEED, ..Default::default() };
         options.check()?;
         let (reference, frames) = Clip::new(&options, n).render();
         Ok(Person { reference, frames })
@@ -37,16 +41,25 @@ impl Person {
         self.frames.iter().map(|f| picture(&f.colour)).collect()
     }
 
-    /// The motion, in every kind that a model reads, and its rate.
-    pub fn motion(&self, kinds: &[String]) -> Result<(Vec<Motion>, FrameRate), Failure> {
+    /// Where on the body each pixel of the reference is.
+    pub fn reference_nocs(&self) -> Picture {
+        picture(&self.reference.nocs)
+    }
+
+    /// Where on the body each pixel of the frames is.
+    pub fn nocs(&self) -> Vec<Picture> {
+        self.frames.iter().map(|f| picture(&f.nocs)).collect()
+    }
+
+    /// The motion, in every kind that a model reads.
+    pub fn motion(&self, kinds: &[String]) -> Vec<Motion> {
         let of = |kind: &String| {
             // AnimateAnyone's poses are drawings of the skeleton too.
             let map = if kind == "pose" { "dwpose" } else { kind };
             let frames = self.frames.iter().filter_map(|f| Some(picture(f.map(map)?))).collect();
             Motion { kind: kind.clone(), frames }
         };
-        let motion = kinds.iter().map(of).filter(|m| !m.frames.is_empty()).collect();
-        Ok((motion, named_rate(ClipOptions::default().rate as u32)?))
+        kinds.iter().map(of).filter(|m| !m.frames.is_empty()).collect()
     }
 }
 

@@ -111,13 +111,7 @@ fn run_animate(args: &Args, dir: &Path, device: &Device, recorder: &Recorder) ->
     let window = frames.min(usual.window).max(1);
     let overlap = usual.overlap.min(window - 1);
     let options = AnimateOptions { width, height, frames, steps: args.steps, dtype, window, overlap, ..usual };
-    let input = AnimateInput {
-        reference: picture(width, height, 0),
-        motion,
-        latents: None,
-        resume: None,
-        controls: Vec::new(),
-    };
+    let input = AnimateInput::new(picture(width, height, 0), motion);
     let mut shown = Shown::new(None, false);
     let mut listener = |event: Event<'_>| hear(&mut shown, recorder, &event);
     let done = Animator::open(components, device, options).and_then(|a| a.run(&input, &mut listener));

@@ -68,6 +68,11 @@ impl Guidance {
         Ok(guidance)
     }
 
+    /// Whether there are pictures of a type in a folder.
+    pub fn has(folder: impl AsRef<Path>, name: &str) -> bool {
+        place(folder.as_ref(), name).is_some()
+    }
+
     fn add(&mut self, name: &str, found: &Path) -> Result<()> {
         let frames = Frames::open(found)?;
         if let Some(first) = self.streams.first()

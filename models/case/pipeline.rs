@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use super::Call;
 use super::guiders::{clips_of, frames_of};
 use crate::error::Result;
-use crate::pipelines::{AnimateInput, AnimateOptions, Animator, Components, Event, Flow, Motion};
+use crate::pipelines::{AnimateInput, AnimateOptions, Animator, Components, Event, Flow, Motion, SCENE};
 use crate::resize::Picture;
 
 type Named = BTreeMap<String, HostTensor>;
@@ -22,13 +22,15 @@ pub(super) fn run(call: &Call<'_>) -> Result<Named> {
         return Err(call.unknown_op());
     }
     let motion = motion(call)?;
+    // The guider of the reference sees what was recorded for it, or the reference itself.
+    let carried = format!("guidance.{SCENE}");
+    let carried = if call.record.inputs.contains_key(&carried) { pictures(call, &carried)? } else { Vec::new() };
     let guiders = motion.iter().map(|m| match m.kind.as_str() {
         "pose" => "pose_guider".to_string(),
         kind => format!("guidance_encoder_{kind}"),
     });
-    let scene =
-        ["guidance_encoder_reference"].into_iter().filter(|name| call.case.record.components.contains_key(*name));
-    let names = PARTS.map(String::from).into_iter().chain(guiders).chain(scene.map(String::from));
+    let scene = Some(format!("guidance_encoder_{SCENE}")).filter(|name| call.case.record.components.contains_key(name));
+    let names = PARTS.map(String::from).into_iter().chain(guiders).chain(scene);
     let parts = names.map(|name| Ok((name.clone(), call.component(&name)?))).collect::<Result<_>>()?;
     let recorded = call.case.record.components.get("scheduler").and_then(|c| c.config.as_ref());
     let scheduler = recorded.map(|file| Config::open(call.case.dir.join(file))).transpose()?;
@@ -47,14 +49,10 @@ pub(super) fn run(call: &Call<'_>) -> Result<Named> {
         ..AnimateOptions::default()
     };
     let (latents, _) = frames_of(call, "latents")?;
-    let input = AnimateInput {
-        reference: pictures(call, "ref_image")?.remove(0),
-        motion,
-        controls: Vec::new(),
-        // As recorded, whatever dtype the networks run in.
-        latents: Some(latents.convert(DType::F32)),
-        resume: None,
-    };
+    // As recorded, whatever dtype the networks run in.
+    let latents = Some(latents.convert(DType::F32));
+    let reference = pictures(call, "ref_image")?.remove(0);
+    let input = AnimateInput { carried, latents, ..AnimateInput::new(reference, motion) };
     let animator = Animator::open(components, call.device, options)?;
     let mut heard = Heard::default();
     animator.run(&input, &mut |event| heard.hear(&event))?;

@@ -111,12 +111,22 @@ pub struct AnimateInput {
     pub reference: Picture,
     /// The motion, of every kind that there is a guider for, or of some of them.
     pub motion: Vec<Motion>,
+    /// The reference carried along the motion ([`crate::carry::carry`]), a picture for each frame: what the guider of the reference
+    /// sees, where the components have one. Empty: it sees the reference itself, the same for every frame.
+    pub carried: Vec<Picture>,
     /// What each ControlNet of the components follows, in their order.
     pub controls: Vec<ControlInput>,
     /// Noise `[F,h,w,C]` instead of that of the seed.
     pub latents: Option<HostTensor>,
     /// The steps that were taken already.
     pub resume: Option<Checkpoint>,
+}
+
+impl AnimateInput {
+    /// A person and a motion, with nothing else given.
+    pub fn new(reference: Picture, motion: Vec<Motion>) -> AnimateInput {
+        AnimateInput { reference, motion, carried: Vec::new(), controls: Vec::new(), latents: None, resume: None }
+    }
 }
 
 /// The pipeline on a device, its memory planned.
@@ -206,6 +216,16 @@ impl Animator {
                 let reason = format!("{} frames of {}, wanted {frames}", motion.frames.len(), motion.kind);
                 return Err(Error::call(MODEL, reason));
             }
+        }
+        if !input.carried.is_empty() && !self.components.guided_by_reference() {
+            return Err(Error::call(
+                MODEL,
+                format!("a carried reference, and no guidance_encoder_{SCENE} that reads it"),
+            ));
+        }
+        if ![0, frames].contains(&input.carried.len()) {
+            let reason = format!("{} frames of the carried reference, wanted {frames}", input.carried.len());
+            return Err(Error::call(MODEL, reason));
         }
         let controls = self.components.controls();
         if input.controls.len() != controls {
@@ -310,10 +330,11 @@ impl Animator {
 
     /// Features of every frame: the sum of all guiders'.
     fn guide(&self, input: &AnimateInput, watch: &mut Watch<'_>) -> Result<FrameFeatures> {
-        let (mut features, mut scene) = (FrameFeatures::default(), FrameFeatures::default());
+        let mut features = FrameFeatures::default();
         let wanted = self.options.frames;
         let sees = self.components.guided_by_reference();
-        let mut clock = Clock::start(Stage::Guidance, input.motion.len() * wanted + usize::from(sees), watch)?;
+        let carried = if sees { input.carried.len().max(1) } else { 0 };
+        let mut clock = Clock::start(Stage::Guidance, input.motion.len() * wanted + carried, watch)?;
         // In the order in which the published pipeline sums them.
         for kind in self.components.kinds() {
             let Some(motion) = input.motion.iter().find(|m| m.kind == kind) else { continue };
@@ -322,7 +343,10 @@ impl Animator {
         if features.len() != wanted {
             return Err(Error::call(MODEL, format!("features of {} frames, wanted {wanted}", features.len())));
         }
-        if sees {
+        if sees && !input.carried.is_empty() {
+            self.read(SCENE, &input.carried, &mut features, &mut clock, watch)?;
+        } else if sees {
+            let mut scene = FrameFeatures::default();
             self.read(SCENE, std::slice::from_ref(&input.reference), &mut scene, &mut clock, watch)?;
             let same = scene.gather(&[0])?;
             (0..wanted).try_for_each(|frame| features.add(frame, &same))?;

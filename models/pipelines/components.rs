@@ -68,8 +68,9 @@ impl fmt::Debug for Components {
 const WANTED: [&str; 4] = ["denoising_unet", "reference_unet", "vae", "image_encoder"];
 /// Kinds of guidance that Champ has encoders for, in the order in which it sums them.
 const GUIDANCE: [&str; 4] = ["depth", "normal", "semantic_map", "dwpose"];
-/// A guider that reads the reference itself, for all frames the same: behind the others, where a checkpoint has it.
-pub(super) const SCENE: &str = "reference";
+/// A guider that reads the reference itself, carried along the motion or for all frames the same: behind the others, where a
+/// checkpoint has it.
+pub(crate) const SCENE: &str = "reference";
 
 impl Components {
     /// The folders of a published checkpoint: `denoising_unet`, `reference_unet`, `vae`, `image_encoder`, and `pose_guider`

@@ -16,6 +16,7 @@ mod steps;
 mod watch;
 
 pub use animate::{AnimateInput, AnimateOptions, Animator, Checkpoint, Motion};
+pub(crate) use components::SCENE;
 pub use components::{Components, Loaded};
 pub use control::ControlInput;
 pub use memory::{Halves, MemoryPlan, StageMemory};

@@ -98,8 +98,8 @@ impl Planner<'_> {
         let mut least = (1, 0);
         for frames in [most, 16, 8, 4, 2, 1].into_iter().filter(|n| *n <= most) {
             let mut bytes = 0;
-            let scene = self.components.guided_by_reference().then(|| (SCENE.to_string(), 1));
-            for (kind, frames) in self.components.kinds().into_iter().map(|kind| (kind, frames)).chain(scene) {
+            let scene = self.components.guided_by_reference().then(|| SCENE.to_string());
+            for kind in self.components.kinds().into_iter().chain(scene) {
                 let one = self.peak(|device| {
                     let (guider, _) = self.components.guider(&kind, device)?;
                     let Size { width, height, .. } = self.size;
