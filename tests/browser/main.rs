@@ -3,6 +3,7 @@
 //! A script put into a copy of each page clicks, hovers and types, and leaves what it found in the page; `--dump-dom` gives it
 //! back. The pages come from the program itself.
 
+mod many;
 mod pages;
 
 use std::path::{Path, PathBuf};

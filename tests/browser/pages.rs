@@ -8,14 +8,19 @@ use muybridge::loaders::Picture;
 use muybridge::selection::{Embeddings, Shuffle};
 use serde_json::Value;
 
+use crate::many::an_evaluation_of_many;
 use crate::{Browser, NARROW, WIDE, holds};
 
 /// What is done with a page.
 pub type Check = fn(&Browser) -> Result<(), Failed>;
 
 /// Name and check of every page.
-pub const CHECKS: [(&str, Check); 3] =
-    [("a_profile", a_profile), ("an_evaluation", an_evaluation), ("a_selection", a_selection)];
+pub const CHECKS: [(&str, Check); 4] = [
+    ("a_profile", a_profile),
+    ("an_evaluation", an_evaluation),
+    ("an_evaluation_of_many", an_evaluation_of_many),
+    ("a_selection", a_selection),
+];
 
 /// A UNet of two levels that takes a blink.
 const UNET: &str = r#"{"_class_name": "UNet2DConditionModel", "block_out_channels": [32, 64], "layers_per_block": 1,
@@ -146,7 +151,7 @@ fn a_selection(browser: &Browser) -> Result<(), Failed> {
 }
 
 /// At least so many tables can be sorted, and every plot shows values.
-fn tables_and_plots(found: &Value, tables: usize) -> Result<(), Failed> {
+pub fn tables_and_plots(found: &Value, tables: usize) -> Result<(), Failed> {
     let sorted = found["tables"].as_array().map_or(&[][..], Vec::as_slice);
     let changed = sorted.iter().filter(|t| t["changed"] == true).count();
     holds(changed >= tables, found, "sorting changes nothing")?;
