@@ -154,6 +154,8 @@ fn what_does_not_fit_is_named() -> Result<()> {
     assert!(message(options(), AnimateInput { motion: depth, ..input() }).contains("pose"));
     let short = vec![Motion { kind: "pose".into(), frames: vec![picture(8, 8, 0); 5] }];
     assert!(message(options(), AnimateInput { motion: short, ..input() }).contains("5 frames"));
+    let carried = vec![picture(32, 48, 0); 6];
+    assert!(message(options(), AnimateInput { carried, ..input() }).contains("guidance_encoder_reference"));
     let refused = Components::open(golden("aa_denoise_v2"), DType::F32).unwrap_err().to_string();
     assert!(refused.contains("vae"), "{refused}");
     Ok(())
@@ -441,31 +443,4 @@ fn published_files_become_folders() {
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("both"));
     let none = convert(tempfile::tempdir().unwrap().path());
     assert!(!none.status.success() && String::from_utf8_lossy(&none.stderr).contains("denoising_unet"));
-}
-
-#[test]
-fn a_carried_reference_goes_before_the_reference_itself() -> Result<()> {
-    let device = Device::open("cpu")?;
-    let frames = |carried: Vec<Picture>| -> Result<Vec<HostTensor>> {
-        let size = AnimateOptions { width: 32, height: 32, frames: 3, steps: 2, guidance: 1.0, ..options() };
-        let animator = Animator::open(muybridge::bundled::components()?, &device, size)?;
-        let motion = vec![Motion { kind: "normal".into(), frames: (0..3).map(|f| picture(32, 32, f)).collect() }];
-        let mut frames = Vec::new();
-        animator.run(&AnimateInput { carried, ..AnimateInput::new(picture(32, 32, 9), motion) }, &mut |event| {
-            if let Event::Frame { pixels, .. } = event {
-                frames.push(pixels.clone());
-            }
-            Flow::Continue
-        })?;
-        Ok(frames)
-    };
-    let itself = frames(Vec::new())?;
-    let d = difference(&itself, &frames(vec![picture(32, 32, 9); 3])?);
-    assert!(d < 1e-4, "the reference in every frame: {d}");
-    let other = frames(vec![picture(32, 32, 9), picture(32, 32, 9), picture(32, 32, 5)])?;
-    assert!(difference(&itself[2..], &other[2..]) > 1e-2, "a frame sees its own picture");
-    assert!(frames(vec![picture(32, 32, 9); 2]).unwrap_err().to_string().contains("2 frames of the carried reference"));
-    let blind = AnimateInput { carried: vec![picture(32, 48, 9); 6], ..input() };
-    assert!(run(&options(), &blind, 0).unwrap_err().to_string().contains("guidance_encoder_reference"));
-    Ok(())
 }
