@@ -17,6 +17,9 @@ use crate::launches::{Kernel, Uses, Work, of_network};
 /// Most bytes of a pack.
 pub const MOST: usize = 8 << 20;
 
+/// Bits of the distance over which sections are searched for repetitions; the largest section has some 20 MB.
+const WINDOW: u32 = 25;
+
 /// What portable code is planned for: devices newer than all that have machine code, with little and with much shared memory.
 const LATER: [Chip; 2] = [Chip((10, 3)), Chip((12, 1))];
 
@@ -40,6 +43,16 @@ pub fn kernels(chip: &Chip, networks: &[&'static str]) -> Outcome<Uses> {
         }
     }
     Ok(uses)
+}
+
+/// A section in a frame of Zstandard that remembers all of it.
+fn squeeze(raw: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 19)?;
+    encoder.include_checksum(true)?;
+    encoder.long_distance_matching(true)?;
+    encoder.window_log(WINDOW)?;
+    std::io::copy(&mut &raw[..], &mut encoder)?;
+    encoder.finish()
 }
 
 /// Compiles a pack of these networks, or of all, for these chips, or all, and writes it to a file. Returns what is to be told:
@@ -74,7 +87,7 @@ pub fn make(file: &Path, networks: &[String], chips: &[String], kept: &Kept) -> 
     for (one, made) in wanted.iter().zip(all(&wanted, kept)?) {
         contents.entry(one.architecture.clone()).or_default().insert(one.kernel.text.clone(), made.code);
     }
-    let bytes = pack::encode(&contents);
+    let bytes = pack::encode(&contents, squeeze)?;
     if bytes.len() > MOST {
         return Err(format!("the pack would have {} bytes, and {MOST} are the most", bytes.len()).into());
     }

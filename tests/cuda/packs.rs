@@ -39,7 +39,8 @@ fn packed() -> Result<(), Failed> {
         ("sm_80", text.clone(), "NVRTC was not found"),
         ("sm_90a", format!("{text} "), "NVRTC was not found"),
     ] {
-        std::fs::write(&path, pack::encode(&[(architecture.to_string(), kernels(&text))].into()))?;
+        let contents = [(architecture.to_string(), kernels(&text))].into();
+        std::fs::write(&path, pack::encode(&contents, pack::fast)?)?;
         let got = run_with(&path, "packed")?;
         if !got.contains(want) {
             return Err(format!("{architecture}: {got:?} does not say {want:?}").into());
