@@ -4,6 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use muybridge::case::Case;
+use serde_json::Value;
+
 use crate::Outcome;
 
 /// Most bytes of the folder.
@@ -29,7 +32,7 @@ fn program(own: Option<PathBuf>) -> Outcome<PathBuf> {
     Ok(target.join("release/muybridge"))
 }
 
-/// Fills `folder` with the program, this kernel pack, the recorded cases and the scripts; returns its bytes. What was there
+/// Fills `folder` with the program, this kernel pack, the recorded cases that run there and the scripts; returns its bytes. What was there
 /// under these names is replaced.
 ///
 /// # Errors
@@ -51,7 +54,9 @@ pub fn make(folder: &Path, own: Option<PathBuf>, pack: &Path) -> Outcome<u64> {
     }
     for case in fs::read_dir(root().join("tests/golden"))? {
         let case = case?.path();
-        if let (true, Some(name)) = (case.join("case.json").exists(), case.file_name()) {
+        if let (true, Some(name)) = (case.join("case.json").exists(), case.file_name())
+            && runs_there(&case)?
+        {
             copy_all(&case, &golden.join(name))?;
         }
     }
@@ -60,6 +65,14 @@ pub fn make(folder: &Path, own: Option<PathBuf>, pack: &Path) -> Outcome<u64> {
         true => Ok(bytes),
         false => Err(format!("{}: {bytes} bytes, and {MOST} are the most", folder.display()).into()),
     }
+}
+
+/// Whether a case asks something of a device, and has its networks among the cases: those of the built-in model are in the program.
+fn runs_there(case: &Path) -> Outcome<bool> {
+    let record: Value = serde_json::from_slice(&fs::read(case.join("case.json"))?)?;
+    let elsewhere = |c: &Value| c["dir"].as_str().is_some_and(|dir| dir.starts_with("../.."));
+    let outside = record["components"].as_object().is_some_and(|all| all.values().any(elsewhere));
+    Ok(!outside && !Case::HOST_KINDS.iter().any(|kind| record["kind"] == *kind))
 }
 
 fn copy(from: &Path, to: &Path) -> Outcome<()> {
