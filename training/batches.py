@@ -2,15 +2,21 @@
 
 import torch
 
+from carry import carry
 from common import clip_pixels, pixels
 from networks import GUIDANCE
 
 
-class Seen:
-    """References as pictures: as the image encoder sees them `[B,3,224,224]`, and as they are `[B,3,H,W]` in [0,1]."""
+# How often a reference comes without coordinates: the model must do with the picture alone, too.
+UNPLACED = 0.15
 
-    def __init__(self, bytes_hwc, device):
-        self.clip, self.pixels = clip_pixels(bytes_hwc).to(device), pixels(bytes_hwc).to(device)
+
+class Seen:
+    """References as pictures: as the image encoder sees them `[B,3,224,224]`, and as they are carried along `[B*F,3,H,W]` in
+    [0,1]."""
+
+    def __init__(self, bytes_hwc, carried, device):
+        self.clip, self.carried = clip_pixels(bytes_hwc).to(device), pixels(carried).to(device)
 
 
 class Batches:
@@ -34,13 +40,22 @@ class Batches:
         other = torch.randint(length, (references,), generator=g).tolist()
         own = torch.rand(references, generator=g) < 0.7
         z = self.latents.of_references(which)
-        seen = self.clips.take("reference", which)
+        seen, place = self.clips.take("reference", which), self.clips.take("reference_nocs", which)
         for i in range(references):
             if not own[i]:
                 z[i] = self.latents.of_frames([which[i]], [other[i]])[0]
                 seen[i] = self.clips.take("frames", [which[i]], [other[i]])[0]
+                place[i] = self.clips.take("nocs", [which[i]], [other[i]])[0]
+        unplaced = torch.rand(references, generator=g) < UNPLACED
+        carried = torch.cat([self.carried(*r) for r in zip(seen, place, which, picked, unplaced)])
         x0 = self.latents.of_frames([c for c, _ in flat], [f for _, f in flat])
-        return x0.to(self.device), z.to(self.device), Seen(seen, self.device), flat
+        return x0.to(self.device), z.to(self.device), Seen(seen, carried, self.device), flat
+
+    def carried(self, seen, place, clip, frames, unplaced):
+        """A reference carried along the frames of a clip, or as it is for each of them."""
+        if unplaced:
+            return seen.expand(len(frames), *seen.shape)
+        return carry(seen, place, self.clips.take("nocs", [clip] * len(frames), frames))
 
     def guidance(self, flat, names=GUIDANCE):
         """Pictures of the guidance `[N,3,H,W]` by name."""

@@ -50,7 +50,8 @@ def main():
         return vae.decode(vae.encode(x).latent_dist.mode()).sample.pow(2).mean()
 
     def inputs(n, refs):
-        seen = Seen(torch.randint(256, (refs, 128, 128, 3), dtype=torch.uint8), "cpu")
+        picture = torch.randint(256, (n, 128, 128, 3), dtype=torch.uint8)
+        seen = Seen(picture[:refs], picture, "cpu")
         return (torch.randn(n, 4, 32, 32), torch.full((n,), 500), torch.randn(refs, 4, 32, 32), seen,
                 {g: torch.rand(n, 3, 128, 128) for g in GUIDANCE})
 
@@ -58,13 +59,13 @@ def main():
         z, t, ref, seen, pictures = inputs(s1, max(1, s1 // 3))
         e = model.context(seen.clip)
         each = e.repeat_interleave(s1 // len(ref), 0)
-        return denoise(model.unet, z, t, each, model.pose(pictures, seen.pixels), model.bank(ref, e)).pow(2).mean()
+        return denoise(model.unet, z, t, each, model.pose(pictures, seen.carried), model.bank(ref, e)).pow(2).mean()
 
     def of_stage2():
         z, t, ref, seen, pictures = inputs(s2, 1)
         with torch.no_grad():
             e = model.context(seen.clip)
-            bank, pose = model.bank(ref, e), model.pose(pictures, seen.pixels)
+            bank, pose = model.bank(ref, e), model.pose(pictures, seen.carried)
         return denoise(model.unet, z, t, e.expand(s2, -1, -1), pose, bank, 0, model.motion, s2).pow(2).mean()
 
     def of_control():

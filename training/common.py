@@ -58,6 +58,8 @@ class Clips:
         return int(self.starts[-1])
 
     def get(self, name, clip, frame=None):
+        if name not in self.arrays:
+            raise SystemExit(f"{self.folder}: no {name}.npy; `muybridge synth --packed` writes it where --maps has it")
         shard = int(np.searchsorted(self.starts, clip, side="right")) - 1
         array = self.arrays[name][shard][clip - self.starts[shard]]
         return array if frame is None else array[frame]

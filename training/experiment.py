@@ -63,7 +63,7 @@ def world(args, name, clips, look, split, seed):
     folder = args.work / name
     engine(args, "synth", folder, *of)
     if split == "train":
-        engine(args, "synth", args.work / f"{name}_packed", *of, "--packed", min(64, clips), "--maps", "normal,dwpose,depth")
+        engine(args, "synth", args.work / f"{name}_packed", *of, "--packed", min(64, clips), "--maps", "normal,dwpose,depth,nocs")
     points = lambda who: [p[:2] for p in who["face"]["landmarks"]] if who["face"]["visible"] else None  # noqa: E731
     with (args.work / f"{name}.jsonl").open("w") as out:
         for line in lines(folder / "manifest.jsonl"):
@@ -98,7 +98,7 @@ def finetune(args, name, seed, chosen):
     clips = Subset(f"{name}_{seed}", [(real, repeated), (pool, chosen)])
     run = argparse.Namespace(
         out=out, size=args.size, device="cpu", steps=args.steps, lr=args.lr, warmup=args.steps // 10, ema=0.99, seed=seed,
-        threads=args.threads, save_every=120, sheet_every=10**9, stop_after=0, batch=args.batch, f32=False,
+        threads=args.threads, save_every=120, sheet_every=10**9, stop_after=0, batch=args.batch, f32=False, begin=None,
     )
     model, stage = load(argparse.Namespace(out=args.base, size=args.size, device="cpu"))
     whole = Latents(argparse.Namespace(out=args.base, size=args.size, device="cpu"), Clips(args.train))
@@ -117,7 +117,7 @@ def finetune(args, name, seed, chosen):
         context = model.context(seen.clip)
         context = torch.cat([torch.zeros_like(context[:plain]), context[plain:]])
         bank = model.bank(z[plain:], context[plain:]) if plain < args.batch else None
-        each, pose = context.repeat_interleave(args.window, 0), model.pose(batches.guidance(flat), seen.pixels)
+        each, pose = context.repeat_interleave(args.window, 0), model.pose(batches.guidance(flat), seen.carried)
         motion = (model.motion, args.window) if moving else ()
         return (weight * ((denoise(model.unet, x, t, each, pose, bank, plain * args.window, *motion) - v) ** 2).mean((1, 2, 3))).mean(), {}
 
@@ -138,8 +138,9 @@ def score(args, name, seed, out):
         for clip in truth:
             source = (args.work / clip["path"]).parent
             if not (made / clip["id"]).exists():
+                size = ["--size", f"{args.pixels}x{args.pixels}", "--frames", args.frames]
                 engine(args, "animate", "--model", out / "model", "--reference", source / "reference.png", "--motion", source,
-                       "-o", made / clip["id"], "--size", f"{args.pixels}x{args.pixels}", "--frames", args.frames, "--steps", args.sampling,
+                       "--reference-nocs", source / "reference_nocs.png", "-o", made / clip["id"], *size, "--steps", args.sampling,
                        "--guidance", 1, "--seed", args.seed, "--device", args.device)
             paths = dict(path=f"videos/{clip['id']}", reference=str((args.work / clip["reference"]).resolve()))
             manifest.write(json.dumps(clip | paths) + "\n")

@@ -16,8 +16,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 # Guidance that the denoising network sees, and what the ControlNet sees.
 GUIDANCE = ("normal", "dwpose")
 CONTROL = "depth"
-# A guider that sees the reference itself, the same for every frame: the reference network's features tell no place finer than 2x2
-# latents, and what stands still behind a person is drawn where it was.
+# A guider that sees the reference itself, carried along with the body (carry.py) where its coordinates are known, else the same for
+# every frame: the reference network's features tell no place finer than 2x2 latents.
 SCENE = "reference"
 CONTEXT = 32
 
@@ -331,11 +331,10 @@ class Animator(nn.Module):
         denoise(self.reference, latents, zero, context, writes=writes)
         return writes
 
-    def pose(self, guidance, reference):
-        """The sum of the guiders' features: name to pictures `[B*F,3,H,W]`, and the references `[B,3,H,W]`, all in [0,1]."""
-        moving = sum(self.guiders[name](guidance[name]) for name in GUIDANCE)
-        scene = self.guiders[SCENE](reference)
-        return moving + scene.repeat_interleave(len(moving) // len(scene), 0)
+    def pose(self, guidance, scene):
+        """The sum of the guiders' features: name to pictures `[B*F,3,H,W]`, and the references as they are carried along
+        `[B*F,3,H,W]`, all in [0,1]."""
+        return sum(self.guiders[name](guidance[name]) for name in GUIDANCE) + self.guiders[SCENE](scene)
 
 
 def dead(name, unet):

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from common import Clips, pixels
 from latents import Latents
 from networks import GUIDANCE, SCENE, denoise
-from sampling import Sampler, load
+from sampling import Sampler, carried, load
 
 
 def rounded(model, latents):
@@ -108,19 +108,20 @@ def main():
     reference = torch.from_numpy(clips.get("reference", args.clip).copy())
     guidance = {k: torch.from_numpy(clips.get(k, args.clip)[: args.frames].copy()) for k in GUIDANCE}
     noise = torch.randn(args.frames, *latents.references.shape[1:], generator=torch.Generator().manual_seed(args.seed))
-    denoise_case(args, model, latents, sampler, reference, guidance, noise)
+    scene = carried(clips, args.clip)[: args.frames]
+    denoise_case(args, model, latents, sampler, reference, scene, guidance, noise)
     args.case = args.cases / "bundled_pipeline"
-    pipeline_case(args, model, latents, sampler, reference, guidance, noise)
+    pipeline_case(args, model, latents, sampler, reference, scene, guidance, noise)
 
 
 @torch.no_grad()
-def denoise_case(args, model, latents, sampler, reference, guidance, noise):
+def denoise_case(args, model, latents, sampler, reference, scene, guidance, noise):
     trace = {}
-    sampler.run(reference, guidance, noise, 1, trace=trace)
+    sampler.run(reference, scene, guidance, noise, 1, trace=trace)
     frames, t = args.frames, 701
     clip_embeds, ref_latents = trace["clip_embeds"], trace["ref_latents"]
     pictures = {k: pixels(v) for k, v in guidance.items()}
-    seen = pixels(reference[None])
+    seen = pixels(scene)
 
     def step(dtype):
         e = clip_embeds.to(dtype)
@@ -137,7 +138,7 @@ def denoise_case(args, model, latents, sampler, reference, guidance, noise):
     case.put("ref_latents", ref_latents)
     case.put("clip_embeds", clip_embeds)
     case.put("latents", noise.transpose(0, 1)[None])
-    for name, picture in (pictures | {SCENE: seen.expand(frames, -1, -1, -1)}).items():
+    for name, picture in (pictures | {SCENE: seen}).items():
         case.put(f"guidance.{name}", picture.transpose(0, 1)[None])
     # Frames stand before height and width, behind channels.
     case.expect("pose_features", single[0].transpose(0, 1)[None], double[0].transpose(0, 1)[None])
@@ -147,11 +148,13 @@ def denoise_case(args, model, latents, sampler, reference, guidance, noise):
 
 
 @torch.no_grad()
-def pipeline_case(args, model, latents, sampler, reference, guidance, noise):
+def pipeline_case(args, model, latents, sampler, reference, scene, guidance, noise):
+    """`scene` as in `Sampler.run`, or nothing: then the reference as it is for every frame, which the engine does without being told."""
+    every = reference.expand(args.frames, *reference.shape) if scene is None else scene
     def run(dtype):
         table, sampler.table = sampler.table, sampler.table.to(dtype)
         trace = {}
-        z = sampler.run(reference, guidance, noise.to(dtype), args.steps, args.guidance, trace=trace)
+        z = sampler.run(reference, every, guidance, noise.to(dtype), args.steps, args.guidance, trace=trace)
         sampler.table = table
         after = [x for _, x, _ in trace["steps"][1:]] + [z]
         return trace, [a.transpose(0, 1)[None] for a in after], latents.decode(z).transpose(0, 1)[None]
@@ -162,7 +165,7 @@ def pipeline_case(args, model, latents, sampler, reference, guidance, noise):
                 guidance_types=list(GUIDANCE), context_frames=24, context_overlap=4)
     case = Case(args.case, "champ_pipeline", "the model from pictures to frames", args.model, "run", "pipeline", call)
     case.put("ref_image", reference)
-    for name, picture in guidance.items():
+    for name, picture in (guidance | ({} if scene is None else {SCENE: scene})).items():
         case.put(f"guidance.{name}", picture)
     case.put("latents", noise.transpose(0, 1)[None])
     case.expect("clip_embeds", trace["clip_embeds"][:, 0], trace64["clip_embeds"][:, 0])

@@ -2,6 +2,7 @@
 
 import torch
 
+from carry import carry
 from common import Clips, alphas_cumprod, averaged, clip_pixels, ddim, pixels
 from networks import GUIDANCE, Animator, denoise
 
@@ -28,8 +29,9 @@ class Sampler:
         self.table = alphas_cumprod()
 
     @torch.no_grad()
-    def run(self, reference, guidance, noise, steps=4, scale=1.0, features=True, motion=True, trace=None):
-        """`reference [H,W,3]` bytes, `guidance` name to bytes `[F,H,W,3]`, `noise [F,4,h,w]` to latents `[F,4,h,w]`.
+    def run(self, reference, scene, guidance, noise, steps=4, scale=1.0, features=True, motion=True, trace=None):
+        """`reference [H,W,3]` bytes and, carried along, `scene [F,H,W,3]`; `guidance` name to bytes `[F,H,W,3]`; `noise [F,4,h,w]`
+        to latents `[F,4,h,w]`.
 
         Without `features` the reference network is not read; without `motion` frames do not see each other. `trace` takes
         everything on the way.
@@ -39,7 +41,7 @@ class Sampler:
         e = m.context(clip_pixels(reference[None]).to(**to))
         z = self.latents.vae.encode(pixels(reference[None]).to(**to) * 2 - 1).latent_dist.mode() * self.latents.scale
         bank = m.bank(z, e) if features else None
-        pose = m.pose({k: pixels(guidance[k]).to(**to) for k in GUIDANCE}, pixels(reference[None]).to(**to))
+        pose = m.pose({k: pixels(guidance[k]).to(**to) for k in GUIDANCE}, pixels(scene).to(**to))
         modules = m.motion if motion else None
         if trace is not None:
             trace.update(clip_embeds=e, ref_latents=z, pose_features=pose, steps=[])
@@ -57,14 +59,21 @@ class Sampler:
 
         return ddim(predict, noise.to(self.device), self.table, steps)
 
-    def clip(self, clips, i, steps=4, scale=1.0, seed=0, **options):
-        """Pictures `[F,3,H,W]` for a clip of a data set."""
+    def clip(self, clips, i, steps=4, scale=1.0, seed=0, placed=True, **options):
+        """Pictures `[F,3,H,W]` for a clip of a data set; the reference is carried along if `placed`."""
         frames = clips.frames
         noise = torch.randn(frames, *self.latents.references.shape[1:], generator=torch.Generator().manual_seed(seed + i))
         guidance = {k: torch.from_numpy(clips.get(k, i).copy()) for k in GUIDANCE}
         reference = torch.from_numpy(clips.get("reference", i).copy())
-        z = self.run(reference, guidance, noise, steps, scale, **options)
+        scene = carried(clips, i) if placed else reference.expand(frames, *reference.shape)
+        z = self.run(reference, scene, guidance, noise, steps, scale, **options)
         return self.latents.decode(z).cpu()
+
+
+def carried(clips, i):
+    """The reference of a clip carried along its frames, in bytes."""
+    reference, place, places = (torch.from_numpy(clips.get(k, i).copy()) for k in ("reference", "reference_nocs", "nocs"))
+    return carry(reference, place, places)
 
 
 def truth(clips, i):
@@ -75,4 +84,4 @@ def truth(clips, i):
     return get("reference"), {k: get(k) for k in GUIDANCE}, get("frames")
 
 
-__all__ = ["Clips", "Sampler", "load", "truth"]
+__all__ = ["Clips", "Sampler", "carried", "load", "truth"]

@@ -37,7 +37,7 @@ def main():
             context = model.context(seen.clip)
             bank = model.bank(z, context)
             # Most of the time the guiders are silent: then the control must do all.
-            pose = model.pose(batches.guidance(flat), seen.pixels) if torch.rand(1, generator=g) < 0.3 else None
+            pose = model.pose(batches.guidance(flat), seen.carried) if torch.rand(1, generator=g) < 0.3 else None
         each = context.repeat_interleave(args.frames, 0)
         residuals = control(x, t.to(args.device), each, batches.guidance(flat, [CONTROL])[CONTROL])
         out = denoise(model.unet, x, t.to(args.device), each, pose, bank, residuals=residuals)

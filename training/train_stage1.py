@@ -34,7 +34,7 @@ def main():
         context = torch.cat([torch.zeros_like(context[:plain]), context[plain:]])
         bank = model.bank(z[plain:], context[plain:]) if plain < args.batch else None
         each = context.repeat_interleave(args.frames, 0)
-        pose = model.pose(batches.guidance(flat), seen.pixels)
+        pose = model.pose(batches.guidance(flat), seen.carried)
         out = denoise(model.unet, x, t.to(args.device), each, pose, bank, plain * args.frames)
         error = ((out - v) ** 2).mean((1, 2, 3))
         high = t >= 700

@@ -37,7 +37,7 @@ def main():
             context = model.context(seen.clip)
             context = torch.cat([torch.zeros_like(context[:plain]), context[plain:]])
             bank = model.bank(z[plain:], context[plain:]) if plain < args.batch else None
-            pose = model.pose(batches.guidance(flat), seen.pixels)
+            pose = model.pose(batches.guidance(flat), seen.carried)
         each = context.repeat_interleave(args.frames, 0)
         out = denoise(model.unet, x, t.to(args.device), each, pose, bank, plain * args.frames, model.motion, args.frames)
         error = ((out - v) ** 2).mean((1, 2, 3))

@@ -103,7 +103,8 @@ def main():
     guidance = {name: picture(2 + i, frames, 32, 16, 3) for i, name in enumerate(GUIDANCE)}
     noise = torch.randn(frames, 4, 8, 4, generator=torch.Generator().manual_seed(4))
     args = Namespace(case=folder, model=".", frames=frames, steps=2, guidance=1.5)
-    sample.pipeline_case(args, model, latents, Sampler(model, latents, "cpu"), reference, guidance, noise)
+    # Without a carried reference: `bundled_pipeline` has one.
+    sample.pipeline_case(args, model, latents, Sampler(model, latents, "cpu"), reference, None, guidance, noise)
     file = folder / "case.json"
     record = json.loads(file.read_text())
     narrow(args, model, latents, reference, guidance, noise, record["calls"][0]["outputs"], load_file(folder / "expected.safetensors"))
@@ -114,11 +115,12 @@ def main():
 
 def narrow(args, model, latents, reference, guidance, noise, outputs, expected):
     """Adds what the framework itself errs by in half precision."""
+    every = reference.expand(args.frames, *reference.shape)
     for dtype in (torch.float16, torch.bfloat16):
         model.to(dtype)
         latents.vae.to(dtype)
         trace = {}
-        z = Sampler(model, latents, "cpu").run(reference, guidance, noise.to(dtype), args.steps, args.guidance, trace=trace)
+        z = Sampler(model, latents, "cpu").run(reference, every, guidance, noise.to(dtype), args.steps, args.guidance, trace=trace)
         after = [x for _, x, _ in trace["steps"][1:]] + [z]
         got = {f"latents.{i}": x.transpose(0, 1)[None] for i, x in enumerate(after)}
         got |= dict(clip_embeds=trace["clip_embeds"][:, 0], ref_latents=trace["ref_latents"], video=latents.decode(z).transpose(0, 1)[None])
