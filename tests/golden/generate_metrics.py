@@ -5,9 +5,8 @@
     python generate_metrics.py --prove FOLDER  (records nothing: runs what is below on the cases in a folder, and says
                                                how near it comes to what they recorded)
 
-LPIPS, the picture tower and most formulas are the packages' own. IResNet and I3D are restated from their papers, with
-the names that insightface's code and the usual PyTorch port of I3D give tensors. Large filters and pictures follow the
-procedural rule, so that the files stay small.
+LPIPS, the picture tower and most formulas are the packages' own. IResNet and I3D are restated (metric_networks.py).
+Large filters and pictures follow the procedural rule, so that the files stay small.
 """
 
 import hashlib
@@ -22,16 +21,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from scipy.linalg import LinAlgWarning, sqrtm
-from scipy.ndimage import correlate1d
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from scipy.linalg import LinAlgWarning
 from torch import nn
-from torchmetrics.functional.image import peak_signal_noise_ratio as torch_psnr
-from torchmetrics.functional.image import structural_similarity_index_measure as torch_ssim
 from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from generate import LOW, OUT, Case, cast, in_dtype, tensor
 from generate_clip import TINY, clip_case
+from metric_formulas import FORMULAS
+from metric_networks import I3d, IResNet
 
 # Roots of singular products are what some sets are here for, and lpips asks torchvision in an old way.
 warnings.simplefilter("ignore", LinAlgWarning)
@@ -99,124 +96,6 @@ class Recorder(Case):
 
 
 # ---- networks ----
-
-
-class FaceBlock(nn.Module):
-    def __init__(self, cin, cout, stride):
-        super().__init__()
-        self.bn1, self.bn2, self.bn3 = nn.BatchNorm2d(cin), nn.BatchNorm2d(cout), nn.BatchNorm2d(cout)
-        self.conv1 = nn.Conv2d(cin, cout, 3, padding=1, bias=False)
-        self.prelu = nn.PReLU(cout)
-        self.conv2 = nn.Conv2d(cout, cout, 3, stride, padding=1, bias=False)
-        shortcut = lambda: nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
-        self.downsample = shortcut() if stride > 1 else nn.Identity()
-
-    def forward(self, x):
-        h = self.prelu(self.bn2(self.conv1(self.bn1(x))))
-        return self.bn3(self.conv2(h)) + self.downsample(x)
-
-
-class IResNet(nn.Module):
-    DEPTHS = {
-        "iresnet18": (2, 2, 2, 2), "iresnet34": (3, 4, 6, 3), "iresnet50": (3, 4, 14, 3), "iresnet100": (3, 13, 30, 3),
-    }
-
-    def __init__(self, arch, num_features, width=64, **_):
-        super().__init__()
-        self.config = {"_class_name": "IResNet", "arch": arch, "width": width, "num_features": num_features}
-        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.bn1, self.prelu = nn.BatchNorm2d(width), nn.PReLU(width)
-        cin = width
-        for i, depth in enumerate(self.DEPTHS[arch]):
-            blocks = [FaceBlock(cin if b == 0 else width << i, width << i, 2 if b == 0 else 1) for b in range(depth)]
-            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
-            cin = width << i
-        self.bn2, self.fc = nn.BatchNorm2d(cin), nn.Linear(cin * 7 * 7, num_features)
-        self.features = nn.BatchNorm1d(num_features)
-
-    def forward(self, images):
-        x = self.prelu(self.bn1(self.conv1(images)))
-        for i in range(1, 5):
-            x = getattr(self, f"layer{i}")(x)
-        return self.features(self.fc(self.bn2(x).flatten(1)))
-
-
-def same(x, kernel, stride):
-    """Zeros for as many windows as there are steps, the odd one behind."""
-    pads = []
-    for n, k, s in reversed(list(zip(x.shape[2:], kernel, stride))):
-        total = max(k - (s if n % s == 0 else n % s), 0)
-        pads += [total // 2, total - total // 2]
-    return F.pad(x, pads)
-
-
-class Unit(nn.Module):
-    def __init__(self, cin, cout, kernel, eps, stride=1):
-        super().__init__()
-        self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
-        self.conv3d = nn.Conv3d(cin, cout, kernel, stride, bias=False)
-        self.bn = nn.BatchNorm3d(cout, eps=eps)
-
-    def forward(self, x):
-        return F.relu(self.bn(self.conv3d(same(x, self.kernel, self.stride))))
-
-
-def pool(x, kernel, stride):
-    return F.max_pool3d(same(x, kernel, stride), kernel, stride)
-
-
-class Mixed(nn.Module):
-    def __init__(self, cin, widths, eps):
-        super().__init__()
-        b0, b1a, b1b, b2a, b2b, b3b = widths
-        self.b0 = Unit(cin, b0, 1, eps)
-        self.b1a, self.b1b = Unit(cin, b1a, 1, eps), Unit(b1a, b1b, 3, eps)
-        self.b2a, self.b2b = Unit(cin, b2a, 1, eps), Unit(b2a, b2b, 3, eps)
-        self.b3b = Unit(cin, b3b, 1, eps)
-
-    def forward(self, x):
-        last = self.b3b(pool(x, (3, 3, 3), (1, 1, 1)))
-        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), last], 1)
-
-
-class Logits(nn.Module):
-    def __init__(self, cin, classes):
-        super().__init__()
-        self.conv3d = nn.Conv3d(cin, classes, 1)
-
-
-class I3d(nn.Module):
-    MIXED = {
-        "3b": (64, 96, 128, 16, 32, 32), "3c": (128, 128, 192, 32, 96, 64), "4b": (192, 96, 208, 16, 48, 64),
-        "4c": (160, 112, 224, 24, 64, 64), "4d": (128, 128, 256, 24, 64, 64), "4e": (112, 144, 288, 32, 64, 64),
-        "4f": (256, 160, 320, 32, 128, 128), "5b": (256, 160, 320, 32, 128, 128), "5c": (384, 192, 384, 48, 128, 128),
-    }
-
-    def __init__(self, source, divide, num_classes, **_):
-        super().__init__()
-        self.config = {"_class_name": "InceptionI3d", "source": source, "divide": divide, "num_classes": num_classes}
-        eps = {"piergiaj": 1e-3, "videogpt": 1e-5}[source]
-        n = lambda width: max(width // divide, 1)
-        self.Conv3d_1a_7x7 = Unit(3, n(64), 7, eps, 2)
-        self.Conv3d_2b_1x1, self.Conv3d_2c_3x3 = Unit(n(64), n(64), 1, eps), Unit(n(64), n(192), 3, eps)
-        cin = n(192)
-        for name, widths in self.MIXED.items():
-            widths = [n(w) for w in widths]
-            setattr(self, f"Mixed_{name}", Mixed(cin, widths, eps))
-            cin = widths[0] + widths[2] + widths[4] + widths[5]
-        self.logits = Logits(cin, num_classes)
-
-    def forward(self, video):
-        x = pool(self.Conv3d_1a_7x7(video), (1, 3, 3), (1, 2, 2))
-        x = pool(self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x)), (1, 3, 3), (1, 2, 2))
-        for name in self.MIXED:
-            side = {"4b": 3, "5b": 2}.get(name)
-            x = pool(x, (side,) * 3, (2, 2, 2)) if side else x
-            x = getattr(self, f"Mixed_{name}")(x)
-        # PyTorch's CPU has no such pool of f16 or bf16.
-        wide = x.float() if x.dtype in LOW.values() else x
-        features = F.avg_pool3d(wide, (2, 7, 7), 1).to(x.dtype)
-        return self.logits.conv3d(features).mean((2, 3, 4)), features
 
 
 def distance(net, **_):
@@ -390,89 +269,6 @@ def towers():
 
 
 # ---- formulas ----
-
-
-def valid(plane):
-    """Weighted sums over every window of 11 by 11 within a plane."""
-    weights = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
-    for axis in (0, 1):
-        plane = correlate1d(plane, weights / weights.sum(), axis=axis)
-    return plane[5:-5, 5:-5]
-
-
-def gaussian_ssim(a, b):
-    c1, c2, total = 0.01**2, 0.03**2, 0.0
-    for x, y in zip(np.moveaxis(a, 2, 0), np.moveaxis(b, 2, 0)):
-        mx, my = valid(x), valid(y)
-        vx, vy, vxy = valid(x * x) - mx * mx, valid(y * y) - my * my, valid(x * y) - mx * my
-        total += np.mean((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
-    return total / a.shape[2]
-
-
-def image(args, i):
-    a, b = i["a"].numpy(), i["b"].numpy()
-    x, y = a / 255.0, b / 255.0
-    tx, ty = (torch.from_numpy(v).permute(2, 0, 1)[None] for v in (x, y))
-    gray = lambda v: v.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
-    wang = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=2, data_range=1.0)
-    mse = np.mean((x - y) ** 2)
-    with np.errstate(divide="ignore"):
-        return {
-            "psnr.skimage_uint8": peak_signal_noise_ratio(a, b, data_range=255),
-            "psnr.unit": -10 * np.log10(mse),
-            "l1.unit": np.mean(np.abs(x - y)),
-            "mse.unit": mse,
-            "ssim.skimage_default_uint8": structural_similarity(a, b, channel_axis=2, data_range=255),
-            "ssim.skimage_default_unit": structural_similarity(x, y, channel_axis=2, data_range=1.0),
-            "ssim.skimage_gaussian_wang": structural_similarity(x, y, **wang),
-            "ssim.skimage_default_gray": structural_similarity(gray(a), gray(b), data_range=255),
-            "ssim.gauss11_valid_unit": gaussian_ssim(x, y),
-            "ssim.torchmetrics_unit": torch_ssim(tx, ty, data_range=1.0).item(),
-            "psnr.torchmetrics_unit": torch_psnr(tx, ty, data_range=1.0).item(),
-        }
-
-
-def frechet(args, i):
-    a, b = (i[k].double().numpy() for k in ("f1", "f2"))
-    mean = float(np.square(a.mean(0) - b.mean(0)).sum())
-    if min(len(a), len(b)) == 1:
-        # One clip has no covariance: StyleGAN-V's code leaves the rest out.
-        return {"mean_term": mean, "frechet.styleganv": mean}
-    s1, s2 = (np.atleast_2d(np.cov(v, rowvar=False)) for v in (a, b))
-    values, vectors = np.linalg.eigh(s1)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    trace = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ s2 @ root), 0)).sum()
-    product = sqrtm(s1 @ s2)
-    return {
-        "mean_term": mean,
-        "trace_sqrt": trace,
-        "frechet.styleganv": float(np.real(mean + np.trace(s1 + s2 - 2 * product))),
-        "frechet.symmetric": mean + np.trace(s1) + np.trace(s2) - 2 * trace,
-    }
-
-
-def cosine(args, i):
-    return {"cosine": F.cosine_similarity(i["e1"].double(), i["e2"].double()).numpy()}
-
-
-def i3d_preprocess(args, i):
-    side = args["resolution"]
-
-    def one(video):
-        b, c, t, h, w = video.shape
-        scale = side / min(h, w)
-        size = (side, math.ceil(w * scale)) if h < w else (math.ceil(h * scale), side)
-        frames = video.permute(0, 2, 1, 3, 4).reshape(b * t, c, h, w)
-        frames = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
-        y, x = (size[0] - side) // 2, (size[1] - side) // 2
-        frames = frames[:, :, y : y + side, x : x + side].reshape(b, t, c, side, side)
-        return ((frames.permute(0, 2, 1, 3, 4) - 0.5) * 2).contiguous().numpy()
-
-    video = i["video"]
-    return {"styleganv": one(video), "videogpt": one((video * 255).clamp(0, 255).to(torch.uint8).float() / 255)}
-
-
-FORMULAS = {"image": image, "frechet": frechet, "cosine": cosine, "i3d_preprocess": i3d_preprocess}
 
 
 def formula_case(name, note, calls):

@@ -35,7 +35,7 @@ type Section = HashMap<u128, Vec<u8>>;
 pub type Contents = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
 /// Bytes of a pack. `compress` makes a frame of Zstandard, with a checksum, of a section: kernels repeat each other over megabytes,
-/// so that a compressor with a long memory makes a fifth of what [`fast`] does.
+/// so a compressor wants a long memory (3.1 MB of what deflate, which remembers 32 KiB, made 11.5 of).
 ///
 /// # Errors
 /// Those of the compressor.
