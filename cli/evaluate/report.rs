@@ -46,19 +46,30 @@ impl Fvd {
     }
 }
 
+/// What every form of the report tells.
+#[derive(Clone, Copy)]
+struct Found<'a> {
+    args: &'a Args,
+    done: &'a Done,
+    scores: &'a [ClipScores],
+    totals: &'a [Total],
+    fvd: Option<&'a Fvd>,
+    /// Frames with a face, and all of them.
+    faces: Option<[usize; 2]>,
+}
+
 /// Writes `report.json`, `clips.csv` and `report.html`, and prints the totals.
 pub fn write(args: &Args, done: &Done, pairs: &[(Clip, Clip)], scores: &[ClipScores]) -> Result<(), Failure> {
     let totals: Vec<Total> = METRICS.iter().filter_map(|m| total(m, scores)).collect();
     let fvd = fvd(scores)?;
     let faces: Option<[usize; 2]> =
         scores.iter().filter_map(|s| Some([s.faces?, s.frames])).reduce(|a, b| [a[0] + b[0], a[1] + b[1]]);
-    let json = json(args, done, scores, &totals, fvd.as_ref(), faces);
+    let found = Found { args, done, scores, totals: &totals, fvd: fvd.as_ref(), faces };
     let to = |name: &str| args.output.join(name);
-    files::write(&to("report.json"), serde_json::to_string_pretty(&json)?.as_bytes())?;
+    files::write(&to("report.json"), serde_json::to_string_pretty(&json(found))?.as_bytes())?;
     files::write(&to("clips.csv"), csv(scores).as_bytes())?;
-    let page = page(args, done, pairs, scores, &totals, fvd.as_ref())?;
-    files::write(&to("report.html"), page.as_bytes())?;
-    print(args, done, scores, &totals, fvd.as_ref(), faces);
+    files::write(&to("report.html"), page(found, pairs)?.as_bytes())?;
+    print(found);
     Ok(())
 }
 
@@ -89,14 +100,8 @@ fn fvd_note(done: &Done, fvd: &Fvd) -> String {
     format!("{n} real and {m} generated windows; {protocol}{few}")
 }
 
-fn print(
-    args: &Args,
-    done: &Done,
-    scores: &[ClipScores],
-    totals: &[Total],
-    fvd: Option<&Fvd>,
-    faces: Option<[usize; 2]>,
-) {
+fn print(found: Found<'_>) {
+    let Found { args, done, scores, totals, fvd, faces } = found;
     let mut table = Table::new(&["metric", ">mean", ">95 % interval", ">clips", "what"]);
     for t in totals {
         let [low, high] = t.interval.map(html::short);
@@ -121,14 +126,8 @@ fn print(
     say!("report: {}", args.output.join("report.html").display());
 }
 
-fn json(
-    args: &Args,
-    done: &Done,
-    scores: &[ClipScores],
-    totals: &[Total],
-    fvd: Option<&Fvd>,
-    faces: Option<[usize; 2]>,
-) -> serde_json::Value {
+fn json(found: Found<'_>) -> serde_json::Value {
+    let Found { args, done, scores, totals, fvd, faces } = found;
     let metrics: serde_json::Map<String, serde_json::Value> = totals
         .iter()
         .map(|t| {
@@ -170,14 +169,8 @@ fn csv(scores: &[ClipScores]) -> String {
     out
 }
 
-fn page(
-    args: &Args,
-    done: &Done,
-    pairs: &[(Clip, Clip)],
-    scores: &[ClipScores],
-    totals: &[Total],
-    fvd: Option<&Fvd>,
-) -> Result<String, Failure> {
+fn page(found: Found<'_>, pairs: &[(Clip, Clip)]) -> Result<String, Failure> {
+    let Found { args, done, scores, totals, fvd, .. } = found;
     let mut body = format!("<p>{} beside {}</p>\n", html::escape(&done.generated), html::escape(&done.real));
     let row = |t: &Total| {
         let [low, high] = t.interval.map(html::short);
