@@ -29,12 +29,14 @@ pub struct Operand {
     pub amplitude: f32,
     /// Middle of the elements' range.
     pub offset: f32,
+    /// The first of the last axis that are −∞ instead, in an activation.
+    pub hidden: usize,
 }
 
 impl Operand {
     /// An activation in ±1.
     pub fn activation(shape: impl Into<Shape>) -> Operand {
-        Operand { shape: shape.into(), role: Role::Activation, amplitude: 1.0, offset: 0.0 }
+        Operand { shape: shape.into(), role: Role::Activation, amplitude: 1.0, offset: 0.0, hidden: 0 }
     }
 
     /// A weight whose amplitude keeps the results of a product over its inner extents near 1.
@@ -42,7 +44,7 @@ impl Operand {
         let shape = shape.into();
         let fan_in = shape.dims().iter().skip(1).product::<usize>().max(1);
         let amplitude = if shape.rank() < 2 { 0.5 } else { (3.0 / fan_in as f32).sqrt() };
-        Operand { shape, role: Role::Weight, amplitude, offset: 0.0 }
+        Operand { shape, role: Role::Weight, amplitude, offset: 0.0, hidden: 0 }
     }
 
     /// An f32 operand in ±1.
@@ -57,10 +59,25 @@ impl Operand {
         self
     }
 
+    /// The same operand as a mask that hides the first of its last axis: so many are −∞ in every row.
+    pub fn hiding(mut self, first: usize) -> Operand {
+        self.hidden = first;
+        self
+    }
+
     /// Shape and dtype in a case of dtype `dtype`.
     pub fn desc(&self, dtype: DType) -> TensorDesc {
         let dtype = if self.role == Role::Full { DType::F32 } else { dtype };
         TensorDesc { shape: self.shape, dtype }
+    }
+
+    fn masked(&self, tensor: HostTensor) -> HostTensor {
+        if self.hidden == 0 {
+            return tensor;
+        }
+        let (values, last) = (tensor.to_f32(), self.shape.last().max(1));
+        let element = |i: usize| if i % last < self.hidden { f32::NEG_INFINITY } else { values[i] };
+        HostTensor::from_fn(self.shape, element).convert(tensor.dtype())
     }
 
     fn procedural(&self, dtype: DType, seed: u64) -> Weight {
@@ -144,7 +161,7 @@ impl Case {
             match (self.maker(i), o.role) {
                 (Some(maker), _) => all.extend(maker.inputs_from(dtype, made_from(first + i))?),
                 (None, Role::Weight) => {}
-                (None, _) => all.push(o.procedural(dtype, (first + i) as u64).read()?),
+                (None, _) => all.push(o.masked(o.procedural(dtype, (first + i) as u64).read()?)),
             }
         }
         Ok(all)

@@ -107,7 +107,10 @@ template <int MI, int NK> DEV void weigh(Softmax<MI>& state, float (&s)[MI][NK][
             for (int j = 0; j < NK; j++)
 #pragma unroll
                 for (int e = 2 * h; e < 2 * h + 2; e++) {
-                    s[i][j][e] = exp2_fast(s[i][j][e] * FACTOR - shift);
+                    // The first is one fused operation, whose rest after shift was rounded is in all weights alike, but as large as
+                    // the scores' own rounding: masks make scores too large for that.
+                    const float power = MASK ? (s[i][j][e] - top) * FACTOR : s[i][j][e] * FACTOR - shift;
+                    s[i][j][e] = exp2_fast(power);
                     sum += s[i][j][e];
                 }
             state.top[i][h] = top;

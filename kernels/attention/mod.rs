@@ -300,6 +300,13 @@ pub fn cases() -> Vec<Case> {
         Case::new("masked_text", Attention { mask: true, ..Attention::cross(2) }, {
             vec![act([2, 70, 80]), act([1, 20, 160]), Operand::activation([2, 1, 20]).range(-5.0, 5.0)]
         }),
+        // Keys that are hidden fill a whole tile of them, and all but a few of a text.
+        Case::new("hidden_tiles", Attention { mask: true, ..Attention::packed(1) }, {
+            vec![act([1, 90, 120]), Operand::activation([1, 1, 90]).range(-5.0, 5.0).hiding(70)]
+        }),
+        Case::new("hidden_text", Attention { mask: true, ..Attention::cross(2) }, {
+            vec![act([2, 70, 80]), act([2, 20, 160]), Operand::activation([2, 1, 20]).range(-5.0, 5.0).hiding(17)]
+        }),
         Case::new("frames_16", Attention { axis: Axis::Frames(16), ..Attention::packed(3) }, packed(32, 5, 3, 40)),
         Case::new("frames_29", Attention { axis: Axis::Frames(29), ..Attention::packed(2) }, packed(29, 3, 2, 80)),
         Case::new(

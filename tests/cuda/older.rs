@@ -1,5 +1,5 @@
 //! Kernels on devices of other compute capabilities: which of them fit there, in how much shared memory, and that they are
-//! right.
+//! right, also where the compiler fuses products and sums as NVIDIA's does.
 
 use std::process::Command;
 
@@ -10,11 +10,16 @@ use muybridge::runtime::{DType, Device, HostTensor, Pins, Plan, PlanOptions, Res
 /// Set in a child that runs the kernels.
 const CHILD: &str = "MUYBRIDGE_OLDER";
 
-/// Capabilities, and kernels of f16 that must fit one case at least.
-const WANTED: [(&str, &[&str]); 3] = [
-    ("75", &["matmul:mma", "matmul:few_rows", "conv2d:mma", "attention:mma", "attention:few_keys", "attention:frames"]),
-    ("80", &["matmul:split_k", "conv2d:split_k", "attention:mma", "attention:wide", "group_norm:two_pass"]),
-    ("86", &["matmul:split_k", "conv2d:mma", "attention:mma", "attention:wide"]),
+/// Capabilities, whether products and sums are fused, and kernels of f16 that must fit one case at least.
+const WANTED: [(&str, bool, &[&str]); 4] = [
+    (
+        "75",
+        false,
+        &["matmul:mma", "matmul:few_rows", "conv2d:mma", "attention:mma", "attention:few_keys", "attention:frames"],
+    ),
+    ("80", false, &["matmul:split_k", "conv2d:split_k", "attention:mma", "attention:wide", "group_norm:two_pass"]),
+    ("86", false, &["matmul:split_k", "conv2d:mma", "attention:mma", "attention:wide"]),
+    ("86", true, &["attention:mma", "attention:few_keys", "attention:frames", "attention:wide", "group_norm:two_pass"]),
 ];
 
 /// Work of the largest case that is run.
@@ -22,8 +27,10 @@ const MOST_FLOP: u64 = 20_000_000;
 
 /// One trial per capability.
 pub fn trials() -> Vec<Trial> {
-    let trial = |(capability, wanted): (&'static str, &'static [&'static str])| {
-        Trial::test(format!("kernels_of_compute_capability_{capability}"), move || parent(capability, wanted))
+    let trial = |(capability, fused, wanted): (&'static str, bool, &'static [&'static str])| {
+        let how = if fused { "_with_fused_products_and_sums" } else { "" };
+        let name = format!("kernels_of_compute_capability_{capability}{how}");
+        Trial::test(name, move || parent(capability, fused, wanted))
     };
     WANTED.into_iter().map(trial).collect()
 }
@@ -33,9 +40,14 @@ pub fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
-fn parent(capability: &str, wanted: &[&str]) -> std::result::Result<(), Failed> {
+fn parent(capability: &str, fused: bool, wanted: &[&str]) -> std::result::Result<(), Failed> {
     let mut child = Command::new(std::env::current_exe()?);
-    let out = child.env(CHILD, "1").env("EMULATOR_CAPABILITY", capability).output()?;
+    child.env(CHILD, "1").env("EMULATOR_CAPABILITY", capability);
+    if fused {
+        // Kept kernels are those of another compiler.
+        child.env("EMULATOR_FUSE", "1").env("MUYBRIDGE_CACHE", "");
+    }
+    let out = child.output()?;
     let text = String::from_utf8_lossy(&out.stdout);
     let missing = wanted.iter().find(|w| !text.lines().any(|line| line == **w));
     let unwanted = |line: &&str| line.ends_with(":wgmma") || line.contains("is wrong");

@@ -127,8 +127,14 @@ Text in_form(const Text& log) {
 Texts flags() {
   Texts all = {"-std=c++17", "-O" + setting("EMULATOR_OPT", "1"), "-march=x86-64-v3", "-DEMULATED", "-D__CUDACC_RTC__",
                "-D_GLIBCXX_INCLUDE_NEXT_C_HEADERS", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-exceptions",
-               "-fno-rtti", "-ffp-contract=off", "-Wno-unknown-pragmas", "-Wno-psabi", "-Wno-attributes", "-fmax-errors=20",
+               "-fno-rtti", "-Wno-unknown-pragmas", "-Wno-psabi", "-Wno-attributes", "-fmax-errors=20",
                "-fno-diagnostics-show-caret", "-fno-diagnostics-show-option"};
+  // NVIDIA's compiler makes one operation of a product and a sum wherever it likes.
+  if (setting("EMULATOR_FUSE", "").size()) {
+    all.insert(all.end(), {"-ffp-contract=fast", "-fexpensive-optimizations"});
+  } else {
+    all.push_back("-ffp-contract=off");
+  }
   Text sanitizer = setting("EMULATOR_SANITIZE", "");
   if (sanitizer.size()) all.insert(all.end(), {"-g", "-fno-omit-frame-pointer", "-fsanitize=" + sanitizer});
   return all;
