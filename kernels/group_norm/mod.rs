@@ -187,6 +187,8 @@ pub fn cases() -> Vec<Case> {
             ops(vec![Operand::activation([1, 40, 33, 16]).range(30.0, 1.0)], 16)
         }),
         Case::new("narrow_groups", silu(32), ops(vec![x([1, 11, 13, 96])], 96)),
+        // As much as every kernel of CUDA may have in shared memory, in f16, before what it needs besides.
+        Case::new("group_of_48_kib", silu(1), ops(vec![x([1, 20, 20, 60])], 60)),
         Case::new("wide_group", silu(1), ops(vec![x([1, 9, 13, 300])], 300)),
         Case::new("two_sources", two, ops(vec![x([2, 5, 6, 12]), x([2, 5, 6, 20])], 32)),
         Case::new("group_across_sources", two, ops(vec![x([1, 5, 6, 10]), x([1, 5, 6, 18])], 28)),

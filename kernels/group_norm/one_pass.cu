@@ -38,7 +38,7 @@ DEV float total(float value, float* partial) {
 
 KERNEL __launch_bounds__(BLOCK) group_norm(OPERANDS, const Params params) {
     DYNAMIC_SHARED(shared);
-    __shared__ float partial[32];
+    float* partial = (float*)(shared + CAPACITY * sizeof(elem));
     // Pack i belongs to thread i % BLOCK alone, so no barrier protects it.
     Pack* kept = (Pack*)shared;
     const u32 id = linear_block();

@@ -41,12 +41,13 @@ struct Context {
 };
 struct Function {
   const emulator::Description* kernel;
-  int most_shared = 48 << 10;
+  // Shared memory that its text declares, and dynamic shared memory that it may have besides.
+  int own_shared, most_shared;
 };
 struct Module {
   std::map<std::string, Function> functions;
   void* object = nullptr;
-  int file = -1;
+  int file = -1, own_shared = 0;
 };
 typedef std::vector<std::function<Result()>> Operations;
 struct Stream {
@@ -186,6 +187,7 @@ Result load(Module* m, const void* data) {
   });
   m->file = memfd_create("emulated-module", MFD_CLOEXEC);
   if (m->file < 0 || write(m->file, data, size) != (ssize_t)size) return OUT_OF_MEMORY;
+  m->own_shared = image::thread_local_bytes(data);
   m->object = dlopen(("/proc/self/fd/" + std::to_string(m->file)).c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!m->object) fprintf(stderr, "emulator: %s\n", dlerror());
   return m->object ? OK : INVALID_IMAGE;
@@ -332,13 +334,17 @@ API cuModuleGetFunction(void** f, void* m, const char* name) {
   auto* from = (Module*)m;
   auto* kernel = (const emulator::Description*)dlsym(from->object, (std::string("emulated_") + name).c_str());
   if (!kernel) return NOT_FOUND;
-  return *f = &from->functions.insert({name, {kernel}}).first->second, OK;
+  Function made{kernel, from->own_shared, (48 << 10) - from->own_shared};
+  return *f = &from->functions.insert({name, made}).first->second, OK;
 }
 API cuFuncSetAttribute(void* f, int attribute, int v) {
-  if (attribute != 8 || v > most_shared()) return INVALID_VALUE;
-  return ((Function*)f)->most_shared = v, OK;
+  auto* function = (Function*)f;
+  if (attribute != 8 || v + function->own_shared > most_shared()) return INVALID_VALUE;
+  return function->most_shared = v, OK;
 }
-API cuFuncGetAttribute(int* v, int attribute, void*) { return *v = attribute == 0 ? 1024 : 0, OK; }
+API cuFuncGetAttribute(int* v, int attribute, void* f) {
+  return *v = attribute == 0 ? 1024 : attribute == 1 ? ((Function*)f)->own_shared : 0, OK;
+}
 API cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                    void* stream, void** params, void** extra) {
   auto* function = (Function*)f;

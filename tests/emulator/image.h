@@ -22,6 +22,23 @@ inline std::string make(const std::string& object, const std::string& arch) {
   return object + std::string(MARK, 8) + std::string((char*)&length, 4) + arch;
 }
 
+// Bytes of an object's static shared memory, which is thread-local in it: the segment that says so, but for what touches it.
+inline int thread_local_bytes(const void* data) {
+  auto* p = (const unsigned char*)data;
+  uint64_t headers, bytes = 0;
+  uint16_t size, count;
+  memcpy(&headers, p + 32, 8);
+  memcpy(&size, p + 54, 2);
+  memcpy(&count, p + 56, 2);
+  for (uint16_t i = 0; i < count; i++) {
+    const unsigned char* header = p + headers + (size_t)size * i;
+    uint32_t type;
+    memcpy(&type, header, 4);
+    if (type == 7) memcpy(&bytes, header + 40, 8);
+  }
+  return bytes > 16 ? (int)bytes : 0;
+}
+
 // The driver's interface passes no length. Gives the size of the object, or 0 where this is not an image of ours.
 inline size_t read(const void* data, std::string* arch) {
   auto* p = (const unsigned char*)data;

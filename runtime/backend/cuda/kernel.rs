@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cudarc::driver::result::{DriverError, function, module};
@@ -42,7 +42,7 @@ pub(super) struct Kernel {
     pub function: sys::CUfunction,
     module: sys::CUmodule,
     /// Dynamic shared memory that it may have so far.
-    shared: AtomicU32,
+    shared: Mutex<u32>,
     most_threads: u32,
     file: &'static str,
     context: Arc<Context>,
@@ -70,14 +70,16 @@ impl Kernel {
             let reason = format!("{}: {threads} threads per block, and its registers allow {most}", self.file);
             return Err(Error::Driver { device: gpu.name.clone(), reason });
         }
-        if shared <= self.shared.load(Ordering::Relaxed) {
+        // Held until the driver knows, so that nobody sets less after it.
+        let mut allowed = self.shared.lock().unwrap_or_else(|e| e.into_inner());
+        if shared <= *allowed {
             return Ok(());
         }
         let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function belongs to a loaded module.
         let set = unsafe { function::set_function_attribute(self.function, attribute, shared as i32) };
         gpu.checked(set, self.file, u64::from(shared))?;
-        self.shared.fetch_max(shared, Ordering::Relaxed);
+        *allowed = shared;
         Ok(())
     }
 }
@@ -137,19 +139,45 @@ impl Gpu {
         let (major, minor) = capability;
         let name = format!("{major}.{minor} {} {}\n{}", nvrtc::OPTIONS.join(" "), key.file, key.text);
         let compiler = nvrtc::version();
-        if let Some(kernel) = self.try_code(key, self.kernels.cache.load(&name, compiler))? {
+        let mut refused = Vec::new();
+        if let Some(code) = self.kernels.cache.load(&name, compiler)
+            && let Some(kernel) = self.try_code(key, &code, "the cache", &mut refused)?
+        {
             return Ok(kernel);
         }
-        let packed = |portable| pack::find(capability, portable, &key.text).map_err(|reason| self.failed(reason));
-        if let Some(kernel) = self.try_code(key, packed(false)?)? {
-            return Ok(kernel);
+        for portable in [false, true] {
+            // A compiler makes better code than the driver makes of portable code, and can do without a pack.
+            if portable && compiler.is_some() {
+                continue;
+            }
+            let packed = match pack::find(capability, portable, &key.text) {
+                Ok(packed) => packed,
+                Err(reason) if compiler.is_none() => return Err(self.failed(reason)),
+                Err(reason) => {
+                    tracing::warn!(reason, "kernels are compiled instead");
+                    Vec::new()
+                }
+            };
+            for code in packed {
+                if let Some(kernel) = self.try_code(key, &code, "the pack", &mut refused)? {
+                    return Ok(kernel);
+                }
+            }
         }
+        let because = |refused: &[String]| refused.iter().map(|r| format!("; {r}")).collect::<String>();
         let Some(compiler) = compiler else {
-            let portable = self.try_code(key, packed(true)?)?;
-            return portable.ok_or_else(|| Error::Unsupported(format!("{}: {}", key.file, nvrtc::MISSING)));
+            return Err(Error::Unsupported(format!("{}: {}{}", key.file, nvrtc::MISSING, because(&refused))));
         };
         let code = nvrtc::compile(&key.text, key.file, capability).map_err(|refusal| refusal.into_error(key.file))?;
-        let kernel = self.load_code(key, &code)?;
+        let kernel = self.load_code(key, &code).map_err(|e| match e {
+            // Most often a compiler of a later CUDA than the driver's.
+            Error::Driver { device, reason } => {
+                let (driver, made) = (&self.caps.driver, nvrtc::named(compiler));
+                let reason = format!("{reason} (the code is NVRTC {made}'s, the driver {driver}{})", because(&refused));
+                Error::Driver { device, reason }
+            }
+            other => other,
+        })?;
         self.kernels.cache.store(&name, compiler, &code);
         Ok(kernel)
     }
@@ -158,14 +186,14 @@ impl Gpu {
         Error::Driver { device: self.name.clone(), reason }
     }
 
-    /// The kernel in this code, unless there is none or the driver refuses it.
-    fn try_code(&self, key: &Key, code: Option<Vec<u8>>) -> Result<Option<Kernel>> {
-        let Some(code) = code else { return Ok(None) };
-        match self.load_code(key, &code) {
+    /// The kernel in this code, unless the driver refuses it, which is added to what was `refused`.
+    fn try_code(&self, key: &Key, code: &[u8], from: &str, refused: &mut Vec<String>) -> Result<Option<Kernel>> {
+        match self.load_code(key, code) {
             Ok(kernel) => Ok(Some(kernel)),
             Err(lost @ Error::DeviceLost { .. }) => Err(lost),
             Err(e) => {
-                tracing::debug!(file = key.file, error = %e, "a kept kernel is not taken");
+                tracing::debug!(file = key.file, error = %e, from, "a kept kernel is not taken");
+                refused.push(format!("the code of {from} is refused: {e}"));
                 Ok(None)
             }
         }
@@ -182,7 +210,7 @@ impl Gpu {
         let mut kernel = Kernel {
             function: std::ptr::null_mut(),
             module,
-            shared: AtomicU32::new(USUAL_SHARED),
+            shared: Mutex::new(USUAL_SHARED),
             most_threads: 0,
             file: key.file,
             context: self.context.clone(),
@@ -197,6 +225,12 @@ impl Gpu {
         // SAFETY: the function belongs to the module.
         let most = unsafe { function::get_function_attribute(kernel.function, attribute) };
         kernel.most_threads = self.checked(most, key.file, 0)?.max(0) as u32;
+        // What the kernel has of its own counts, too.
+        let attribute = Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        // SAFETY: the function belongs to the module.
+        let own = unsafe { function::get_function_attribute(kernel.function, attribute) };
+        let own = self.checked(own, key.file, 0)?.max(0) as u32;
+        kernel.shared = Mutex::new(USUAL_SHARED.saturating_sub(own));
         Ok(kernel)
     }
 }

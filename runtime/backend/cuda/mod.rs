@@ -10,8 +10,8 @@
 //! complete, but only symbols that every driver since CUDA 12.0 has are called; node times need the driver of CUDA 12.8.
 //!
 //! After a kernel crashes, the driver refuses everything in the device's context. That is [`Error::DeviceLost`]: every later
-//! call on the device returns it, the process and its other devices go on, and once all that refers to the device is
-//! dropped it can be opened again.
+//! call on the device returns it, and the process and its other devices go on. NVIDIA promises a working device to a new process only;
+//! once all that refers to the lost one is dropped, this one may try to open it again.
 
 mod cache;
 mod gpu;

@@ -28,6 +28,11 @@ pub(super) fn version() -> Option<u32> {
 pub(super) const MISSING: &str = "compiling CUDA kernels: NVRTC was not found, and the kernel is neither in the cache nor in a pack (kernels.pack). Install \
      the CUDA toolkit or `pip install nvidia-cuda-nvrtc`, and put the folder of libnvrtc.so (nvrtc64_*.dll) on the library path";
 
+/// A version of [`version`] for people: 13.5.
+pub(super) fn named(version: u32) -> String {
+    format!("{}.{}", version / 1000, version % 1000)
+}
+
 /// Why a kernel was not compiled.
 pub(super) enum Refusal {
     /// There is no NVRTC.
@@ -46,11 +51,18 @@ impl Refusal {
     }
 }
 
-/// The name of a capability's machine code. The letter opens what only this architecture has: wgmma and TMA's companions
-/// on 90, their successors after it.
+/// The name of a capability's machine code. The letter opens what only this architecture has: on 90 wgmma and setmaxnreg, which
+/// kernels use. On later ones they use nothing of the kind, and code without the letter also runs on their relatives.
 pub(super) fn machine(capability: (u32, u32)) -> String {
     let own = capability.0 * 10 + capability.1;
-    format!("sm_{own}{}", if own >= 90 { "a" } else { "" })
+    format!("sm_{own}{}", if own == 90 { "a" } else { "" })
+}
+
+/// Names of machine code that runs on a capability, the best first: its own, then that of lower minor versions of the same major
+/// one ("Binary Compatibility" in the CUDA C++ Programming Guide), but for 90's, which promises nothing.
+pub(super) fn machines(capability: (u32, u32)) -> Vec<String> {
+    let (major, minor) = capability;
+    (0..=minor).rev().map(|m| (major, m)).filter(|c| *c == capability || *c != (9, 0)).map(machine).collect()
 }
 
 /// The architecture to compile for, as the compiler's option names it.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use ruzstd::decoding::StreamingDecoder;
@@ -136,26 +136,37 @@ pub(super) fn file() -> Option<PathBuf> {
     }
 }
 
-/// The packed code of this text for a device: its own machine code, or portable code. `Ok(None)` where there is no pack, or
-/// it does not hold the text.
+/// The packed codes of this text for a device, the best first: its own machine code or that of its relatives, or portable code.
+/// None where there is no pack, or it does not hold the text.
 ///
 /// # Errors
 /// A pack that is there and cannot be read.
-pub(super) fn find(capability: (u32, u32), portable: bool, text: &str) -> Result<Option<Vec<u8>>, String> {
-    static SECTIONS: OnceLock<Mutex<HashMap<String, Option<Arc<Section>>>>> = OnceLock::new();
-    let architecture = if portable { PORTABLE.into() } else { nvrtc::machine(capability) };
-    let Some(path) = file().filter(|_| !portable || capability >= PORTABLE_FROM) else { return Ok(None) };
-    let mut sections = SECTIONS.get_or_init(Mutex::default).lock().unwrap_or_else(|e| e.into_inner());
-    let section = match sections.get(&architecture) {
-        Some(section) => section.clone(),
-        None => {
-            let fail = |e: String| format!("kernel pack {}: {e}", path.display());
-            let bytes = std::fs::read(&path).map_err(|e| fail(e.to_string()))?;
-            let read = section(&bytes, &architecture).map_err(fail)?.map(Arc::new);
-            sections.entry(architecture).or_insert(read).clone()
-        }
+pub(super) fn find(capability: (u32, u32), portable: bool, text: &str) -> Result<Vec<Vec<u8>>, String> {
+    let architectures = match portable {
+        true if capability >= PORTABLE_FROM => vec![PORTABLE.to_string()],
+        true => Vec::new(),
+        false => nvrtc::machines(capability),
     };
-    Ok(section.and_then(|s| s.get(&key(text)).cloned()))
+    let Some(path) = file() else { return Ok(Vec::new()) };
+    let fail = |e: String| format!("kernel pack {}: {e}", path.display());
+    let mut found = Vec::new();
+    for architecture in architectures {
+        let section = read(&path, architecture).map_err(fail)?;
+        found.extend(section.and_then(|s| s.get(&key(text)).cloned()));
+    }
+    Ok(found)
+}
+
+/// The section of an architecture, which is read once.
+fn read(path: &Path, architecture: String) -> Result<Option<Arc<Section>>, String> {
+    static SECTIONS: OnceLock<Mutex<HashMap<String, Option<Arc<Section>>>>> = OnceLock::new();
+    let mut sections = SECTIONS.get_or_init(Mutex::default).lock().unwrap_or_else(|e| e.into_inner());
+    if let Some(section) = sections.get(&architecture) {
+        return Ok(section.clone());
+    }
+    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+    let section = section(&bytes, &architecture)?.map(Arc::new);
+    Ok(sections.entry(architecture).or_insert(section).clone())
 }
 
 #[cfg(test)]

@@ -188,6 +188,9 @@ fn capture(gpu: &Gpu, launches: &[Prepared]) -> Result<Graph> {
         let recorded = begun.and_then(|()| {
             let launched = launches.iter().try_for_each(|l| l.launch(gpu, own));
             let ended = gpu.checked(stream::end_capture(own), what, 0);
+            if let (Err(_), Ok(part)) = (&launched, &ended) {
+                let _ = graph::destroy(*part);
+            }
             launched.and(ended)
         });
         let _ = stream::destroy(own);
@@ -198,8 +201,13 @@ fn capture(gpu: &Gpu, launches: &[Prepared]) -> Result<Graph> {
         let made = graph::instantiate(captured, sys::CUgraphInstantiate_flags(0));
         let _ = graph::destroy(captured);
         let graph = Graph(gpu.checked(made, what, 0)?);
-        let uploaded = gpu.checked(graph::upload(graph.0, gpu.stream), what, 0);
-        uploaded.map(|()| graph)
+        match gpu.checked(graph::upload(graph.0, gpu.stream), what, 0) {
+            Ok(()) => Ok(graph),
+            Err(e) => {
+                let _ = graph::exec_destroy(graph.0);
+                Err(e)
+            }
+        }
     }
 }
 
