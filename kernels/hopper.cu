@@ -69,6 +69,14 @@ DEV u64 swizzled_rows(const void* p) {
     return (u64)((shared_address(p) & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
 }
 
+// Sums and operands in registers stay where they are here: the compiler moves no use of them past it. It knows of products only what
+// their operands say, which is no longer true once they are under way.
+template <int N> DEV void hold(float (&d)[N][4]) {
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
+}
+
 // Before the first product, and between changes of sums by other means and products.
 DEV void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 // Closes a group of products.

@@ -78,14 +78,17 @@ template <class Fetch> DEV bool multiply(float (&sums)[MI][NI][4], u8* shared, u
         barrier_wait(full + step % STAGES, step / STAGES & 1);
         const u8* tile_a = shared + step % STAGES * STAGE_BYTES + (group() - 1) * 64 * 128;
         const u8* tile_w = shared + step % STAGES * STAGE_BYTES + TILE_M * 128;
+        hold(sums[0]);
         products_begin();
 #pragma unroll
         for (u32 k = 0; k < 4; k++) product<BF16>(sums[0], swizzled_rows(tile_a + k * 32), swizzled_rows(tile_w + k * 32));
         products_commit();
+        hold(sums[0]);
         products_wait<1>();
         if (step > 0 && threadIdx.x % 32 == 0) barrier_arrive(empty + (step - 1) % STAGES);
     }
     products_wait<0>();
+    hold(sums[0]);
     return true;
 }
 

@@ -134,6 +134,7 @@ KERNEL __launch_bounds__(384, 1) attention(OPERANDS, const Params params) {
 #pragma unroll
             for (int e = 0; e < 4; e++) s[0][j][e] = 0.0f;
         barrier_wait(full + t % STAGES, t / STAGES & 1);
+        hold(s[0]);
         products_begin();
 #pragma unroll
         for (u32 k = 0; k < STEPS; k++)
@@ -141,6 +142,7 @@ KERNEL __launch_bounds__(384, 1) attention(OPERANDS, const Params params) {
                           matrices(tile + place<KEYS>(0, 2 * k), 128, KEYS * 16));
         products_commit();
         products_wait<0>();
+        hold(s[0]);
         const bool second = SEGMENT && t >= tiles;
         const u32 first = (second ? t - tiles : t) * KEYS, end = second ? keys2 : params.keys;
         if (first + KEYS > end) {
@@ -159,12 +161,14 @@ KERNEL __launch_bounds__(384, 1) attention(OPERANDS, const Params params) {
 #pragma unroll
             for (int e = 0; e < 4; e++)
                 weights[k][e] = pack<BF16>(s[0][2 * k + e / 2][e % 2 * 2], s[0][2 * k + e / 2][e % 2 * 2 + 1]);
+        hold(o[0]);
         products_begin();
 #pragma unroll
         for (u32 k = 0; k < NK / 2; k++)
             product_of_registers<BF16>(o[0], weights[k], matrices(tile + TILE + place<KEYS>(k * 16, 0), KEYS * 16, 128));
         products_commit();
         products_wait<0>();
+        hold(o[0]);
         if (threadIdx.x % 32 == 0) barrier_arrive(empty + t % STAGES);
     }
 

@@ -32,11 +32,13 @@ KERNEL __launch_bounds__(THREADS) wrapper(OPERANDS, const Params params) {
         publish();
         // Both operands are there.
         __syncthreads();
+        hold(d);
         products_begin();
         for (u32 k = 0; k < 4; k++)
             product<BF16>(d, swizzled_rows(shared + k * 32), swizzled_rows(shared + 64 * 128 + k * 32));
         products_commit();
         products_wait<0>();
+        hold(d);
     }
     if (WRAPPER == 1) {
         // The same of k = 16, in matrices of 8x8.
@@ -47,10 +49,12 @@ KERNEL __launch_bounds__(THREADS) wrapper(OPERANDS, const Params params) {
         publish();
         // Both operands are there.
         __syncthreads();
+        hold(d);
         products_begin();
         product<BF16>(d, matrices(shared, 128, 1024), matrices(shared + 2048, 128, 1024));
         products_commit();
         products_wait<0>();
+        hold(d);
     }
     if (WRAPPER == 2) {
         // The second operand along columns: 16 of k, 64 columns.
@@ -63,10 +67,12 @@ KERNEL __launch_bounds__(THREADS) wrapper(OPERANDS, const Params params) {
         __syncthreads();
         u32 r[4];
         for (u32 i = 0; i < 4; i++) r[i] = pack<BF16>(small(thread * 7 + i * 3), small(thread * 5 + i * 2 + 1));
+        hold(d);
         products_begin();
         product_of_registers<BF16>(d, r, matrices(shared, 256, 128));
         products_commit();
         products_wait<0>();
+        hold(d);
     }
     if (WRAPPER == 3) {
         // Two phases of a barrier, between which each thread reads what its neighbour wrote.

@@ -264,6 +264,7 @@ DEV u64 matrices(const void* p, u32 across, u32 along) {
 }
 DEV u64 swizzled_rows(const void* p) { return shared_address(p) >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62; }
 DEV void products_begin() {}
+template <int N> DEV void hold(float (&)[N][4]) {}
 DEV void products_commit() { emulator::warp_collective("products_commit", emulator::run_product_commit, nullptr, 0xffffffffu, 0); }
 template <int N>
 DEV void products_wait() {
