@@ -1,10 +1,13 @@
 //! `muybridge doctor`
 
+mod isolated;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use muybridge::Device;
-use muybridge::profiling::doctor::{self, Options, examine};
+use muybridge::profiling::doctor::{self, Finding, Findings, Options, examine};
 use muybridge::profiling::error::write;
 
 use crate::profile::bar;
@@ -16,15 +19,26 @@ use crate::{DeviceArgs, Failure};
 pub struct Args {
     #[command(flatten)]
     device: DeviceArgs,
-    /// Only trials whose name (op/case/kernel/dtype) contains this
-    #[arg(default_value = "")]
-    filter: String,
+    /// Only trials whose names (op/case/kernel/dtype) contain all of these; one with * in it is a whole name
+    filters: Vec<String>,
     /// Only what the instructions of a CUDA device give, one by one, against the record of the tests' emulator
-    #[arg(long, conflicts_with_all = ["filter", "output"])]
+    #[arg(long, conflicts_with_all = ["filters", "untimed", "isolate"])]
     wrappers: bool,
     /// Judge results only, not times
     #[arg(long)]
     untimed: bool,
+    /// Run each kernel in a process of its own: one that hangs or takes the device along costs no other finding
+    #[arg(long)]
+    isolate: bool,
+    /// With --isolate: processes at once; times are those of a busy device then
+    #[arg(long, requires = "isolate", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    jobs: u32,
+    /// With --isolate: most seconds that all trials of a kernel may take
+    #[arg(long, requires = "isolate", default_value_t = 300, value_name = "SECONDS")]
+    limit: u64,
+    /// Say each trial's name on standard error before it runs
+    #[arg(long, conflicts_with = "isolate")]
+    names: bool,
     /// Write all findings, to be attached to a report of a bug
     #[arg(long, short, value_name = "FILE.json")]
     output: Option<PathBuf>,
@@ -33,41 +47,53 @@ pub struct Args {
 /// Examines a device. Exits with 1 if a kernel is wrong there.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let device = args.device.open()?;
-    if args.wrappers {
-        return wrappers(&device);
-    }
-    let options = Options { filter: args.filter.clone(), timed: !args.untimed };
-    let found = examine(&device, &options, &mut bar("examining"))?;
-    say!("{} ({}; {})", device.name(), device.caps().name, device.caps().driver);
-    let mut wrong = 0;
-    for f in &found.findings {
-        if let Some(reason) = &f.wrong {
-            wrong += 1;
-            say!("WRONG {}: {reason}", f.trial);
+    let keep = |found: &Findings| -> Result<(), Failure> {
+        let Some(file) = &args.output else { return Ok(()) };
+        Ok(write(file, &serde_json::to_vec_pretty(found)?)?)
+    };
+    let options = Options { filters: args.filters.clone(), timed: !args.untimed };
+    let found = if args.wrappers {
+        let findings = doctor::wrappers(&device)?;
+        if findings.is_empty() {
+            return Err(Failure(format!("{}: only a CUDA device has these instructions", device.name())));
         }
-        if let Some(reason) = &f.slow {
-            say!("slow  {}: {reason}", f.trial);
-        }
-    }
-    let slow = found.findings.iter().filter(|f| f.slow.is_some()).count();
-    say!("{} trials: {wrong} wrong, {slow} slow", found.findings.len());
+        Findings { findings, ..Findings::of(&device) }
+    } else if args.isolate {
+        let limits = isolated::Limits { jobs: args.jobs as usize, time: Duration::from_secs(args.limit) };
+        isolated::examine(&device, &args.device, &options, &limits, &mut { keep })?
+    } else {
+        let mut begins = |name: &str| {
+            if args.names {
+                eprintln!("{}{name}", isolated::BEGINS);
+            }
+        };
+        examine(&device, &options, &mut bar("examining"), &mut begins)?
+    };
+    let wrong = tell(&device, &found, args.wrappers);
     if let Some(file) = &args.output {
-        write(file, &serde_json::to_vec_pretty(&found)?)?;
+        keep(&found)?;
         say!("written: {}", file.display());
     }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn wrappers(device: &Device) -> Result<ExitCode, Failure> {
-    let findings = doctor::wrappers(device)?;
-    if findings.is_empty() {
-        return Err(Failure(format!("{}: only a CUDA device has these instructions", device.name())));
+/// Prints what was found, of right trials their names only where all are `listed`. Returns how many are wrong.
+fn tell(device: &Device, found: &Findings, listed: bool) -> usize {
+    let Findings { findings, not_run, .. } = found;
+    say!("{} ({}; {})", device.name(), device.caps().name, device.caps().driver);
+    for Finding { trial, wrong, slow, .. } in findings {
+        match (wrong, slow) {
+            (Some(reason), _) => say!("WRONG {trial}: {reason}"),
+            (None, Some(reason)) => say!("slow  {trial}: {reason}"),
+            (None, None) if listed => say!("ok    {trial}"),
+            (None, None) => {}
+        }
     }
-    for f in &findings {
-        say!("{} {}", if f.wrong.is_some() { "WRONG" } else { "ok   " }, f.trial);
-        f.wrong.iter().for_each(|reason| say!("      {reason}"));
+    let count = |is: fn(&Finding) -> bool| findings.iter().filter(|f| is(f)).count();
+    let (wrong, slow) = (count(|f| f.wrong.is_some()), count(|f| f.slow.is_some()));
+    say!("{} trials: {wrong} wrong, {slow} slow", findings.len());
+    if let Some(first) = not_run.first() {
+        say!("{} trials were not run, because the device was lost: {first} and those after it", not_run.len());
     }
-    let wrong = findings.iter().filter(|f| f.wrong.is_some()).count();
-    say!("{} wrappers: {wrong} wrong", findings.len());
-    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    wrong
 }

@@ -32,6 +32,7 @@ mod synth;
 mod table;
 mod tune;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -131,6 +132,20 @@ impl DeviceArgs {
             None => Tuned::Usual,
         };
         DeviceOptions { threads: self.threads, default_limits: self.webgpu_limits, tuned, ..DeviceOptions::default() }
+    }
+
+    /// The same options for another process.
+    fn again(&self) -> Vec<OsString> {
+        let mut all: Vec<OsString> = vec!["--device".into(), self.device.as_str().into()];
+        if let Some(threads) = self.threads {
+            all.extend(["--threads".into(), threads.to_string().into()]);
+        }
+        all.extend(self.webgpu_limits.then(|| "--webgpu-limits".into()));
+        all.extend(self.no_tune.then(|| "--no-tune".into()));
+        if let Some(file) = &self.tuned {
+            all.extend(["--tuned".into(), file.into()]);
+        }
+        all
     }
 
     fn open(&self) -> Result<Device, Failure> {

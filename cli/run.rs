@@ -28,12 +28,15 @@ pub struct Args {
     /// Write every output here, under its key of expected.safetensors
     #[arg(long, short, value_name = "FILE.safetensors")]
     output: Option<PathBuf>,
-    /// Compare with the recorded outputs; exit with 1 if one is too far off
+    /// Compare with the recorded outputs; exit with 1 if one is too far off, with 3 if the case has no tolerance for this dtype
     #[arg(long)]
     check: bool,
 }
 
-/// Runs the calls. Exits with 1 if an output is not near enough, or none could be judged.
+/// What the process ends with where nothing could be judged.
+const NOT_JUDGED: u8 = 3;
+
+/// Runs the calls. Exits with 1 if an output is not near enough, and with [`NOT_JUDGED`] if no output could be judged.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let case = Case::open(&args.case)?;
     let device = args.device.open()?;
@@ -66,12 +69,11 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     }
     say!("{} ({}) on {} in {}", case.name(), case.kind(), device.name(), args.dtype);
     rows(&reports).print();
-    let judged = reports.iter().any(Report::judged);
-    if !judged {
+    if !reports.iter().any(Report::judged) {
         eprintln!("muybridge: no output of this case has a tolerance in {}", args.dtype);
+        return Ok(ExitCode::from(NOT_JUDGED));
     }
-    let passed = judged && reports.iter().all(Report::passed);
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if reports.iter().all(Report::passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn rows(reports: &[Report]) -> Table {

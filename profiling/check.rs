@@ -3,7 +3,7 @@
 use std::fmt;
 
 use muybridge_kernels::{Case, OPS};
-use muybridge_runtime::{DType, Device, DeviceOptions, HostTensor, Pins, Plan, PlanOptions, Tensor, Variant};
+use muybridge_runtime::{Caches, DType, Device, DeviceOptions, HostTensor, Pins, Plan, PlanOptions, Tensor, Variant};
 
 use crate::Sample;
 use crate::error::{Error, Result};
@@ -149,7 +149,7 @@ fn worst(got: &[f32], want: &[f32], dims: &[usize]) -> Option<Worst> {
     Some(Worst { place, got: got[i], want: want[i] })
 }
 
-/// Seconds of one kernel of a case on the device's clock, after a run to warm up.
+/// Seconds of one kernel of a case, as [`time_in_turns`] takes them.
 ///
 /// # Errors
 /// The device's errors.
@@ -158,8 +158,9 @@ pub fn time(case: &Case, kernel: &str, device: &Device, numbers: Numbers, runs: 
     Ok(sample)
 }
 
-/// Seconds of several kernels on the device's clock, after a run each to warm up. They take turns round by round, so that what
-/// else the machine does and how warm it gets falls on all of them alike.
+/// Seconds of several kernels on the device's clock with nothing of use in its caches, as a plan leaves them to a node with weights,
+/// after a run each to warm up. They take turns round by round, so that what else the machine does and how warm it gets falls on
+/// all of them alike.
 ///
 /// # Errors
 /// The device's errors.
@@ -184,7 +185,8 @@ pub fn time_in_turns<const N: usize>(
             // Nobody is always the first.
             let i = (round + turn) % N;
             let (plan, inputs, outputs) = &ready[i];
-            samples[i].0.push(plan.profile(&inputs.iter().collect::<Vec<&Tensor>>(), outputs)?.busy());
+            let inputs: Vec<&Tensor> = inputs.iter().collect();
+            samples[i].0.push(plan.profile_in(Caches::Flushed, &inputs, outputs)?.busy());
         }
     }
     Ok(samples)

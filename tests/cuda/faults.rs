@@ -1,10 +1,12 @@
 //! Failures that the stand-in driver is told to give: each is a typed error that names what was done, nothing panics, and the
 //! process and its other devices go on. And what the backend does with them where it need not fail.
 
+use std::process::Command;
+
 use libtest_mimic::{Failed, Trial};
 use muybridge::runtime::{Device, Error, HostTensor, TensorDesc};
 
-use crate::{COUNT, DOUBLE, child as process, numbers, plan, report};
+use crate::{COUNT, DOUBLE, child as process, folder, numbers, plan, report};
 
 /// Set in a child whose driver fails.
 const CHILD: &str = "MUYBRIDGE_FAULT";
@@ -36,7 +38,11 @@ pub fn is_child() -> bool {
 pub fn trials() -> Vec<Trial> {
     let faults =
         FAULTS.iter().map(|f| Trial::test(format!("fault {} is an error and no end", f.0), move || injected(f)));
-    faults.chain([Trial::test("uploads_of_any_size_arrive", uploads)]).collect()
+    let others = [
+        Trial::test("uploads_of_any_size_arrive", uploads),
+        Trial::test("the_doctor_keeps_what_it_found_before_a_loss", doctor),
+    ];
+    faults.chain(others).collect()
 }
 
 fn injected(fault: &Fault) -> Result<(), Failed> {
@@ -90,4 +96,19 @@ fn uploads() -> Result<(), Failed> {
     }
     let empty = device.tensor(&HostTensor::zeros(TensorDesc::new([0], DType::F32)))?;
     if empty.to_host()?.to_f32().is_empty() { Ok(()) } else { Err("an empty tensor has elements".into()) }
+}
+
+/// The third run is lost: the trial is wrong, and those after it are named.
+fn doctor() -> Result<(), Failed> {
+    let file = folder("doctor")?.join("findings.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_muybridge"));
+    command.args(["doctor", "--device", "cuda:0", "--untimed", "layout/", "--output"]).arg(&file);
+    let out = command.env("EMULATOR_FAULT", "cuGraphLaunch:3:700").output()?;
+    let found: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+    let list = |name: &str| found[name].as_array().cloned().unwrap_or_default();
+    let (findings, not_run) = (list("findings"), list("not_run"));
+    let lost = |f: &serde_json::Value| f["wrong"].as_str().is_some_and(|w| w.contains("device lost"));
+    let one_lost = findings.len() == 2 && findings[0]["wrong"].is_null() && lost(&findings[1]);
+    let told = one_lost && not_run.len() > 10 && out.status.code() == Some(1);
+    if told { Ok(()) } else { Err(format!("{found:#}").into()) }
 }
