@@ -92,6 +92,9 @@ impl Row {
         demand(spilled <= most, format!("{spilled} bytes of spilled registers"));
         // Local memory is the stack's: without a stack there is no traffic.
         demand(resources.stack <= most, format!("{} bytes of stack", resources.stack));
+        if let Some(why) = &self.measured.serialized {
+            demand(false, why.clone());
+        }
         // Multiprocessors of 7.5 have half the room for warps and a third of the shared memory.
         let least = if self.chip.0 < (8, 0) { budget.warps / 2 } else { budget.warps };
         demand(warps >= least, format!("{warps} warps at once, and {least} hide latency"));

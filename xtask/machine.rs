@@ -67,6 +67,8 @@ pub struct Measured {
     pub spills: Spills,
     /// Its instructions, where they were listed.
     pub instructions: Option<Instructions>,
+    /// What the assembler says of products of warpgroups that it lets wait for each other.
+    pub serialized: Option<String>,
 }
 
 impl Instructions {
@@ -108,7 +110,11 @@ pub fn measure(compiled: &Compiled, list: bool) -> Outcome<BTreeMap<String, Meas
         let spills = spills.remove(&name).ok_or_else(|| format!("{name}: the log does not tell of it"))?;
         let missing = || format!("{name}: nvdisasm does not list it");
         let instructions = listed.as_mut().map(|all| all.remove(&name).ok_or_else(missing)).transpose()?;
-        Ok((name, Measured { resources, spills, instructions }))
+        // "(C7514) Potential Performance Loss: wgmma.mma_async instructions are serialized due to …"
+        let said =
+            |line: &&str| line.contains("wgmma") && line.contains("serialized") && line.contains(&format!("'{name}'"));
+        let serialized = compiled.log.lines().find(said).map(str::to_string);
+        Ok((name, Measured { resources, spills, instructions, serialized }))
     });
     measured.collect()
 }

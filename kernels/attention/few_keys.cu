@@ -59,18 +59,17 @@ KERNEL __launch_bounds__(THREADS) attention(OPERANDS, const Params params) {
         float s[1][NK][4];
         multiply_keys(s, a, shared);
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const u32 query = first_query + e / 2 * 8;
-            const u32 row = item * params.mask_item + query * params.mask_query;
+        for (int j = 0; j < NK; j++) {
+            // Only the last two tiles of keys can end early.
+            if (!MASK && j < NK - 2) continue;
 #pragma unroll
-            for (int j = 0; j < NK; j++) {
-                // Only the last two tiles of keys can end early.
-                if (!MASK && j < NK - 2) continue;
-                const u32 key = j * 8 + lane_column() + e % 2;
+            for (int e = 0; e < 4; e++) {
+                const u32 query = first_query + e / 2 * 8, key = j * 8 + lane_column() + e % 2;
                 if (MASK) {
                     // Rows beyond the last query have no mask; what they become is not stored.
                     const bool masked = key < params.keys && query < params.queries;
-                    s[0][j][e] = fmaxf(s[0][j][e] * SCALE + (masked ? read_mask(row + key) : 0.0f), LOWEST);
+                    const u32 at = item * params.mask_item + query * params.mask_query + key;
+                    s[0][j][e] = fmaxf(s[0][j][e] * SCALE + (masked ? read_mask(at) : 0.0f), LOWEST);
                 }
                 if (key >= params.keys) s[0][j][e] = nothing();
             }

@@ -80,21 +80,20 @@ KERNEL __launch_bounds__(THREADS, 256 / THREADS) attention(OPERANDS, const Param
 #pragma unroll
             for (int i = 0; i < MI; i++)
 #pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    const u32 query = first_query + warp_query + i * 16 + e / 2 * 8 + lane_row();
-                    const u32 limit = CAUSAL && !second && query < end ? query + 1 : end;
-                    const u32 row = item * params.mask_item + query * params.mask_query;
+                for (int j = 0; j < NK; j++)
 #pragma unroll
-                    for (int j = 0; j < NK; j++) {
+                    for (int e = 0; e < 4; e++) {
+                        const u32 query = first_query + warp_query + i * 16 + e / 2 * 8 + lane_row();
+                        const u32 limit = CAUSAL && !second && query < end ? query + 1 : end;
                         const u32 key = first + j * 8 + lane_column() + e % 2;
                         if (MASK) {
                             // Rows beyond the last query have no mask; what they become is not stored.
                             const bool masked = !second && key < limit && query < params.queries;
-                            s[i][j][e] = fmaxf(s[i][j][e] * SCALE + (masked ? read_mask(row + key) : 0.0f), LOWEST);
+                            const u32 at = item * params.mask_item + query * params.mask_query + key;
+                            s[i][j][e] = fmaxf(s[i][j][e] * SCALE + (masked ? read_mask(at) : 0.0f), LOWEST);
                         }
                         if (key >= limit) s[i][j][e] = nothing();
                     }
-                }
         }
 
         // 4. Softmax, values.
