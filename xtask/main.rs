@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use muybridge::runtime::backend::cuda;
 use xtask::budgets::{Scope, selection};
 use xtask::compile::{Kept, write};
 use xtask::{Outcome, bundle, machine, pack, table};
@@ -91,7 +92,7 @@ fn kept() -> Kept {
 const HEAD: &str = "\
 # Static budgets of the CUDA kernels
 
-Written by `cargo xtask budgets`; no GPU was there, and nothing here is a time. Ranges are over all kernels of a variant that
+Written by `cargo xtask budgets` with NVRTC @; no GPU was there, and nothing here is a time. Ranges are over all kernels of a variant that
 the plans of SD 1.5's and SDXL's UNet, ControlNet and the VAE's decoder (f16) and the ops' cases need; counts of instructions
 (HMMA to calls) are those of the kernels with the largest launches. The last two columns are the largest launch: operations of
 its node, and bytes of its operands, each moved once. One line per kernel is in `static-budgets.tsv`.
@@ -110,8 +111,10 @@ fn budgets(all: bool, only: Option<&str>, output: &std::path::Path) -> Outcome<E
     if only.is_some() {
         print!("{}", table::lines(&rows));
     } else {
+        let compiler = cuda::compiler().map(|v| format!("{}.{}", v / 1000, v % 1000)).unwrap_or_default();
+        let head = HEAD.replace('@', &compiler);
         write(&output.join("static-budgets.tsv"), table::lines(&rows).as_bytes())?;
-        write(&output.join("static-budgets.md"), (HEAD.to_string() + &table::summary(&rows)).as_bytes())?;
+        write(&output.join("static-budgets.md"), (head + &table::summary(&rows)).as_bytes())?;
     }
     let mut broken = 0;
     for row in &rows {
