@@ -162,8 +162,8 @@ pub const BUGS: &[Bug] = &[
         "attention",
         "wgmma",
         "segment_tiles",
-        "products_wait<0>();\n        if (threadIdx.x % 32 == 0)",
-        "products_wait<1>();\n        if (threadIdx.x % 32 == 0)",
+        "products_wait<0>();\n        hold(o[0]);\n        if (threadIdx.x % 32 == 0)",
+        "products_wait<1>();\n        hold(o[0]);\n        if (threadIdx.x % 32 == 0)",
     ),
     Bug(
         "a stage filled before its products are done",
