@@ -20,7 +20,7 @@ use self::state::State;
 use crate::identity::{self, Scorer, Subject};
 use crate::parsed::{ControlArg, Size, bytes, dtype_for};
 use crate::progress::Shown;
-use crate::table::say;
+use crate::table::{say, tell};
 use crate::{DeviceArgs, Failure};
 
 /// Options of the verb.
@@ -260,7 +260,7 @@ fn one(
     }
     if let Some(done) = &mut input.resume {
         done.frames = pictures.len();
-        eprintln!("going on after step {} and {} frames", done.steps, done.frames);
+        tell!("going on after step {} and {} frames", done.steps, done.frames);
     }
     let (shown, now) = (Shown::new(args.preview.as_deref(), false), Instant::now());
     let mut job = Job { shown, pictures, state, scorer, began: now, denoising: now, denoised: (0, Duration::ZERO) };

@@ -8,7 +8,7 @@ use muybridge::profiling::compare::{Change, Comparison, compare};
 use muybridge::profiling::groups::By;
 
 use crate::Failure;
-use crate::table::{Table, say};
+use crate::table::{Table, say, tell};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -72,7 +72,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let Some(Percent(above)) = args.fail_above else { return Ok(ExitCode::SUCCESS) };
     let failures = found.failures(above);
     for f in &failures {
-        eprintln!("muybridge: {} is slower by more than {} %: {}", f.key, 100.0 * above, ratio(f));
+        tell!("muybridge: {} is slower by more than {} %: {}", f.key, 100.0 * above, ratio(f));
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

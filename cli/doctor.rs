@@ -11,7 +11,7 @@ use muybridge::profiling::doctor::{self, Finding, Findings, Options, examine};
 use muybridge::profiling::error::write;
 
 use crate::profile::bar;
-use crate::table::say;
+use crate::table::{say, tell};
 use crate::{DeviceArgs, Failure};
 
 /// Options of the verb.
@@ -64,12 +64,12 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         let mut begins = |name: &str| {
             if args.names {
-                eprintln!("{}{name}", isolated::BEGINS);
+                tell!("{}{name}", isolated::BEGINS);
             }
         };
         examine(&device, &options, &mut bar("examining"), &mut begins)?
     };
-    let wrong = tell(&device, &found, args.wrappers);
+    let wrong = print(&device, &found, args.wrappers);
     if let Some(file) = &args.output {
         keep(&found)?;
         say!("written: {}", file.display());
@@ -78,7 +78,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// Prints what was found, of right trials their names only where all are `listed`. Returns how many are wrong.
-fn tell(device: &Device, found: &Findings, listed: bool) -> usize {
+fn print(device: &Device, found: &Findings, listed: bool) -> usize {
     let Findings { findings, not_run, .. } = found;
     say!("{} ({}; {})", device.name(), device.caps().name, device.caps().driver);
     for Finding { trial, wrong, slow, .. } in findings {

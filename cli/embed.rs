@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::clips::{self, Clip};
 use crate::content::{hash_of, hexadecimal};
 use crate::evaluate::open_preprocess;
-use crate::table::say;
+use crate::table::{say, tell};
 use crate::{DeviceArgs, Failure, interrupt};
 
 /// Options of the verb.
@@ -98,7 +98,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
             }
             Ok(None) => tally.same += 1,
             Err(Failure(reason)) => {
-                bar.suspend(|| eprintln!("muybridge: clip {} is left out: {reason}", clip.id));
+                bar.suspend(|| tell!("muybridge: clip {} is left out: {reason}", clip.id));
                 tally.failed += 1;
             }
         }
@@ -118,7 +118,7 @@ fn one(
 ) -> Result<Option<(String, Vec<f32>)>, Failure> {
     let hash = hash_of(&clip.path)?;
     if let Some(other) = by_hash.get(&hash) {
-        eprintln!("muybridge: clip {} has the content of {other}", clip.id);
+        tell!("muybridge: clip {} has the content of {other}", clip.id);
         return Ok(None);
     }
     let total = match Frames::open(&clip.path)?.frame_count() {

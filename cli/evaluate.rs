@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clips::{self, Clip};
 use crate::content::named;
+use crate::table::tell;
 use crate::{DeviceArgs, Failure, interrupt};
 
 /// Options of the verb.
@@ -133,7 +134,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         }
         bar.set_message(real.id.clone());
         let one = score(&mut evaluator, real, generated).unwrap_or_else(|Failure(reason)| {
-            bar.suspend(|| eprintln!("muybridge: clip {} is left out: {reason}", real.id));
+            bar.suspend(|| tell!("muybridge: clip {} is left out: {reason}", real.id));
             ClipScores { id: real.id.clone(), error: Some(reason), ..ClipScores::default() }
         });
         journal.add(&one)?;
@@ -157,7 +158,7 @@ fn pairs(real: Vec<Clip>, generated: Vec<Clip>, place: &Path) -> Result<Vec<(Cli
     let pair = |g: Clip| by_id.remove(&g.id).map(|r| (r, g.clone())).ok_or_else(|| missing(&g.id));
     let pairs = generated.into_iter().map(pair).collect::<Result<Vec<_>, _>>()?;
     if !by_id.is_empty() {
-        eprintln!("muybridge: {} real clips have no generated one and are left out", by_id.len());
+        tell!("muybridge: {} real clips have no generated one and are left out", by_id.len());
     }
     Ok(pairs)
 }

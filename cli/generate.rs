@@ -7,6 +7,7 @@ use muybridge::pipelines::stable::{Control, Generate, Start, generate};
 use muybridge::runtime::Device;
 
 use crate::parsed::{ControlArg, opaque};
+use crate::table::tell;
 use crate::{Failure, prompted};
 
 const EXAMPLES: &str = "\
@@ -70,12 +71,12 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let xl = checkpoint.is_xl()?;
     let generated = args.common.watched(&device, xl, |listener| generate(&checkpoint, &request, &device, listener))?;
     for note in &generated.notes {
-        eprintln!("muybridge: {note}");
+        tell!("muybridge: {note}");
     }
     for (i, (picture, seed)) in generated.pictures.iter().zip(&request.seeds).enumerate() {
         let file = numbered(&args.output, i, generated.pictures.len());
         picture.write_png(&file)?;
-        eprintln!("{}: {} x {}, seed {seed}", file.display(), picture.width, picture.height);
+        tell!("{}: {} x {}, seed {seed}", file.display(), picture.width, picture.height);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Failure;
+use crate::table::tell;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
@@ -12,10 +13,10 @@ pub fn install() {
         if ASKED.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("\nmuybridge: stopping at the next safe point; press Ctrl-C again to stop at once");
+        tell!("\nmuybridge: stopping at the next safe point; press Ctrl-C again to stop at once");
     };
     if let Err(e) = ctrlc::set_handler(asked) {
-        eprintln!("muybridge: Ctrl-C will stop at once: {e}");
+        tell!("muybridge: Ctrl-C will stop at once: {e}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! The command line: one file per verb.
 
 #![forbid(unsafe_code)]
+// Both panic where nobody listens: `say!` and `tell!` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod animate;
 mod bench;
@@ -201,10 +203,10 @@ fn main() -> ExitCode {
         Verb::Tune(args) => tune::execute(&args),
         Verb::Doctor(args) => doctor::execute(&args),
     };
-    match done {
+    match done.and_then(|code| table::written().map(|()| code)) {
         Ok(code) => code,
         Err(Failure(message)) => {
-            eprintln!("muybridge: {message}");
+            table::tell!("muybridge: {message}");
             ExitCode::from(2)
         }
     }

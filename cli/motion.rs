@@ -7,6 +7,7 @@ use muybridge::loaders::{FrameRate, VideoWriter};
 use muybridge::pipelines::stable::{Motion, MotionControl, motion};
 
 use crate::parsed::ControlArg;
+use crate::table::tell;
 use crate::{Failure, prompted};
 
 const EXAMPLES: &str = "\
@@ -81,12 +82,12 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let adapter = args.adapter.as_deref();
     let moved = common.watched(&device, false, |listener| motion(&checkpoint, adapter, &request, &device, listener))?;
     for note in &moved.notes {
-        eprintln!("muybridge: {note}");
+        tell!("muybridge: {note}");
     }
     for frame in &moved.frames {
         writer.push(frame)?;
     }
     writer.finish()?;
-    eprintln!("{}: {} frames, seed {}", args.output.display(), moved.frames.len(), common.seed);
+    tell!("{}: {} frames, seed {}", args.output.display(), moved.frames.len(), common.seed);
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use muybridge::pipelines::stable::preview;
 use muybridge::pipelines::{Event, Flow, Progress, Stage};
 
+use crate::table::tell;
 use crate::{Failure, interrupt};
 
 /// A run, as it is watched.
@@ -56,8 +57,8 @@ impl<'a> Shown<'a> {
     /// A line beside the bar.
     pub fn say(&self, text: &str) {
         match &self.bar {
-            Some((_, bar)) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some((_, bar)) => bar.suspend(|| tell!("{text}")),
+            None => tell!("{text}"),
         }
     }
 

@@ -8,7 +8,7 @@ use muybridge::DType;
 use muybridge::case::{Case, Outputs, Report, Verdict};
 use muybridge::loaders::write_tensors;
 
-use crate::table::{Table, say};
+use crate::table::{Table, say, tell};
 use crate::{DeviceArgs, Failure, interrupt};
 
 /// Options of the verb.
@@ -62,7 +62,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     bar.finish_and_clear();
     if let Some(file) = &args.output {
         write_tensors(file, &outputs)?;
-        eprintln!("{} outputs written to {}", outputs.len(), file.display());
+        tell!("{} outputs written to {}", outputs.len(), file.display());
     }
     if !args.check {
         return Ok(ExitCode::SUCCESS);
@@ -70,7 +70,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     say!("{} ({}) on {} in {}", case.name(), case.kind(), device.name(), args.dtype);
     rows(&reports).print();
     if !reports.iter().any(Report::judged) {
-        eprintln!("muybridge: no output of this case has a tolerance in {}", args.dtype);
+        tell!("muybridge: no output of this case has a tolerance in {}", args.dtype);
         return Ok(ExitCode::from(NOT_JUDGED));
     }
     Ok(if reports.iter().all(Report::passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use muybridge_synth::files::{Job, MAPS};
 use muybridge_synth::{ClipOptions, Error, Look, Split};
 
+use crate::table::say;
 use crate::{Failure, interrupt};
 
 /// Which clips, how many, and where to.
@@ -93,7 +94,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     match done {
         Ok(made) => {
             let kept = args.clips - made;
-            println!("{made} clips made, {kept} were there; {}", args.out.join("manifest.jsonl").display());
+            say!("{made} clips made, {kept} were there; {}", args.out.join("manifest.jsonl").display());
             Ok(ExitCode::SUCCESS)
         }
         Err(e @ Error::Interrupted(_)) => Err(Failure(format!("{e}; the same command goes on where this one stopped"))),

@@ -1,18 +1,53 @@
 //! Plain tables, numbers and sizes for the terminal.
 
 use std::fmt::Arguments;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
+use std::sync::OnceLock;
 
-/// Prints a line as `println!` does, but a reader that went away (`| head`) is no panic.
+use crate::Failure;
+
+/// Prints a line as `println!` does, but where it cannot be written, that is no panic: [`written`] tells it.
 macro_rules! say {
     ($($text:tt)*) => { crate::table::line(format_args!($($text)*)) };
 }
 pub(crate) use say;
 
+/// Prints a line as `eprintln!` does, but where it cannot be written, that is no panic.
+macro_rules! tell {
+    ($($text:tt)*) => { crate::table::aside(format_args!($($text)*)) };
+}
+pub(crate) use tell;
+
+/// Why the first line that got lost could not be written.
+static LOST: OnceLock<String> = OnceLock::new();
+
 /// What [`say!`] does.
 pub fn line(text: Arguments<'_>) {
+    kept(&writeln!(io::stdout().lock(), "{text}"));
+}
+
+/// What [`tell!`] does.
+pub fn aside(text: Arguments<'_>) {
     // Nobody is left to tell.
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Whether to print on. What went wrong is remembered, but for a reader that went away (`| head`).
+fn kept(printed: &io::Result<()>) -> bool {
+    if let Err(e) = printed
+        && e.kind() != ErrorKind::BrokenPipe
+    {
+        LOST.get_or_init(|| e.to_string());
+    }
+    printed.is_ok()
+}
+
+/// Whether all that was printed arrived.
+///
+/// # Errors
+/// A line of [`say!`] or a table could not be written (a full disk), and not because its reader went away.
+pub fn written() -> Result<(), Failure> {
+    LOST.get().map_or(Ok(()), |why| Err(Failure(format!("the output could not be written: {why}"))))
 }
 
 /// Rows of cells under headings. Columns that hold numbers are set right.
@@ -45,12 +80,17 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Writes it; a reader that went away (`| head`) is no error.
+    /// Prints it; [`written`] tells where that failed.
     pub fn print(&self) {
+        let mut out = io::stdout().lock();
+        // All lines, or those up to the first that is lost.
+        let _ = self.lines().all(|line| kept(&writeln!(out, "{line}")));
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
         let width = |c: usize| self.rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..self.right.len()).map(width).collect();
-        let mut out = std::io::stdout().lock();
-        for row in &self.rows {
+        let widths: Vec<usize> = (0..self.right.len()).map(|c| width(c).min(WIDEST)).collect();
+        self.rows.iter().map(move |row| {
             let cell = |(c, text): (usize, &String)| {
                 let (w, last) = (widths[c], c + 1 == widths.len());
                 if self.right[c] {
@@ -62,12 +102,14 @@ impl Table {
                 }
             };
             let line: Vec<String> = row.iter().enumerate().map(cell).collect();
-            if writeln!(out, "{}", cut(line.join("  ").trim_end(), self.most)).is_err() {
-                return;
-            }
-        }
+            cut(line.join("  ").trim_end(), self.most)
+        })
     }
 }
+
+/// Most columns that a cell is filled up to; a longer one stands out. Names from files have any length, and Rust pads to no more
+/// than 65535.
+const WIDEST: usize = 256;
 
 /// The text, with an ellipsis where it is longer.
 fn cut(text: &str, most: usize) -> String {
@@ -104,6 +146,23 @@ mod tests {
     fn long_lines_are_cut() {
         assert_eq!(cut("π is round", 10), "π is round");
         assert_eq!(cut("π is rounder", 10), "π is roun…");
+    }
+
+    #[test]
+    fn cells_of_any_length_are_set() {
+        let mut table = Table::new(&["name", ">n"]);
+        table.row(["é".repeat(70_000), "1".repeat(70_000)]);
+        table.row(["a".into(), "2".into()]);
+        let widths: Vec<usize> = table.lines().map(|l| l.chars().count()).collect();
+        assert_eq!(widths, [WIDEST + 2 + WIDEST, 140_002, WIDEST + 2 + WIDEST]);
+    }
+
+    #[test]
+    fn only_what_a_reader_misses_is_a_failure() {
+        assert!(!kept(&Err(ErrorKind::BrokenPipe.into())));
+        assert!(written().is_ok());
+        assert!(!kept(&Err(ErrorKind::StorageFull.into())));
+        assert!(written().is_err_and(|e| e.0.contains("could not be written")));
     }
 
     #[test]

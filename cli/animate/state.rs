@@ -9,6 +9,7 @@ use muybridge::pipelines::Checkpoint;
 use muybridge::{Error, HostTensor};
 
 use crate::Failure;
+use crate::table::tell;
 
 /// What is kept of an interrupted run, beside its output: `OUTPUT.state.safetensors` and `OUTPUT.frames`.
 pub struct State {
@@ -44,7 +45,7 @@ impl State {
         let tensors = read_tensors(&self.file)?;
         let get = |name: &str| tensors.get(name).map(HostTensor::to_f32).unwrap_or_default();
         if get("fingerprint") != self.fingerprint {
-            eprintln!("{}: the state of another run, left alone; it is replaced", self.file.display());
+            tell!("{}: the state of another run, left alone; it is replaced", self.file.display());
             return Ok(None);
         }
         let (Some(steps), Some(latents)) = (get("steps").first().copied(), tensors.get("latents")) else {
