@@ -4,20 +4,24 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use muybridge_runtime::files::replaceable;
+
 use crate::error::{Error, Result};
 
 /// Writes a file by way of one with another name in the same directory, which is renamed when it is complete and on disk.
+/// Symbolic links are followed; a device or a pipe of this name is refused, not replaced.
 ///
 /// # Errors
 /// What `write` says, or what the system does; nothing is left behind then.
 pub fn write_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let hidden = hidden(path)?;
     let io = |e: std::io::Error| Error::File { file: path.into(), reason: e.to_string() };
+    let target = replaceable(path).map_err(io)?;
+    let hidden = hidden(&target)?;
     let attempt = || {
         let mut file = File::create(&hidden).map_err(io)?;
         write(&mut file)?;
         file.sync_all().map_err(io)?;
-        fs::rename(&hidden, path).map_err(io)
+        fs::rename(&hidden, &target).map_err(io)
     };
     attempt().inspect_err(|_| {
         // What cannot be removed either is beyond help.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use muybridge_runtime::files::replaceable;
+
 /// What a call into this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -34,14 +36,15 @@ impl Error {
     }
 }
 
-/// Writes a file under a temporary name beside it, then renames it.
+/// Writes a file under a temporary name beside it, then renames it. Symbolic links are followed.
 ///
 /// # Errors
-/// The file cannot be written.
+/// The file cannot be written, or a device or a pipe has its name: it is not replaced.
 pub fn write(file: &Path, bytes: &[u8]) -> Result<()> {
-    let mut temporary = file.as_os_str().to_owned();
+    let target = replaceable(file).map_err(|e| Error::file(file, e))?;
+    let mut temporary = target.as_os_str().to_owned();
     temporary.push(format!(".{}.part", std::process::id()));
-    let done = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, file));
+    let done = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, &target));
     done.map_err(|e| {
         // What could not be renamed is of no use; if it cannot be removed either, it is only litter.
         drop(std::fs::remove_file(&temporary));

@@ -13,6 +13,7 @@ mod cache;
 pub mod cubin;
 mod device;
 mod error;
+pub mod files;
 mod graph;
 mod host;
 mod op;
