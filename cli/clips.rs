@@ -6,6 +6,7 @@ use muybridge::metrics::evaluate::Points;
 use serde::Deserialize;
 
 use crate::Failure;
+use crate::content::text;
 
 /// One clip.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,9 +25,6 @@ pub struct Clip {
     #[serde(default)]
     pub reference_landmarks: Option<Points>,
 }
-
-/// Longest manifest that is read, in bytes.
-const MAX_BYTES: u64 = 1 << 30;
 
 /// The clips of a folder by name (its folders, GIF, WebP and MP4 files; or itself, where it holds frames), or of a manifest with
 /// one JSON object per line.
@@ -71,11 +69,7 @@ fn of_folder(path: &Path) -> Result<Vec<Clip>, Failure> {
 
 fn of_manifest(path: &Path) -> Result<Vec<Clip>, Failure> {
     let wrong = |reason: String| Failure(format!("{}: {reason}", path.display()));
-    let size = std::fs::metadata(path).map_err(|e| wrong(e.to_string()))?.len();
-    if size > MAX_BYTES {
-        return Err(wrong(format!("{size} bytes, at most {MAX_BYTES} are read")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    let text = text(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let clip = |(i, line): (usize, &str)| -> Result<Clip, Failure> {

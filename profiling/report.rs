@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use muybridge_runtime::{Device, NodeReport, PlanReport};
+use muybridge_runtime::{Device, NodeReport, PlanReport, files};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{self, Error, Result};
@@ -202,6 +202,9 @@ pub struct MemoryBlock {
 }
 
 impl Report {
+    /// Longest file that is read, in bytes.
+    pub const MAX_BYTES: u64 = 1 << 30;
+
     pub(crate) fn new(subject: &str, device: &Device, roofs: Roofs, plan: &PlanReport) -> Report {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Report {
@@ -236,7 +239,7 @@ impl Report {
     /// # Errors
     /// It cannot be read, or holds something else.
     pub fn load(file: &Path) -> Result<Report> {
-        let bytes = std::fs::read(file).map_err(|e| Error::file(file, e))?;
+        let bytes = files::read(file, Report::MAX_BYTES).map_err(|e| Error::file(file, e))?;
         let report: Report =
             serde_json::from_slice(&bytes).map_err(|e| Error::file(file, format!("no profile: {e}")))?;
         if report.version != VERSION {

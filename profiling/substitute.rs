@@ -4,9 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use muybridge_kernels::Case;
-use muybridge_runtime::{Code, Cost, Lowering, Mismatch, Op, Result, Site, Target, TensorDesc, Variant};
+use muybridge_runtime::{Code, Cost, Lowering, Mismatch, Op, Result, Site, Target, TensorDesc, Variant, files};
 
 use crate::Error;
+
+/// Longest kernel that is read, in bytes.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// An op whose only variant is one's own.
 #[derive(Debug)]
@@ -26,7 +29,8 @@ impl Substitute {
     /// # Errors
     /// The file cannot be read; no variant has this name for this kernel language.
     pub fn of(case: &Case, target: Target, like: &str, name: &str, file: &Path) -> crate::Result<Case> {
-        let text = std::fs::read_to_string(file).map_err(|e| Error::file(file, e))?;
+        let text = files::read(file, MAX_BYTES).map_err(|e| Error::file(file, e))?;
+        let text = String::from_utf8(text).map_err(|e| Error::file(file, e))?;
         let variants = case.op.variants();
         let found = variants.iter().find(|v| v.target == target && v.name == like);
         let known: Vec<&str> = variants.iter().filter(|v| v.target == target).map(|v| v.name).collect();

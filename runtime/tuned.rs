@@ -7,8 +7,9 @@
 //! those of the others; the file is replaced by renaming, so that a reader sees all of it or nothing.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -16,12 +17,20 @@ use serde_json::{Value, json};
 use crate::backend::{Caps, Target};
 use crate::cache;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::op::{Code, Op, Site, Variant};
 use crate::source;
 use crate::tensor::TensorDesc;
 
 /// Counts changes of the file's form.
 const VERSION: u64 = 1;
+
+/// Longest table that is read, in bytes: some hundred thousand entries.
+const MAX_BYTES: u64 = 64 << 20;
+
+fn fail(file: &Path, reason: impl Display) -> Error {
+    Error::Call(format!("table of tuned kernels {}: {reason}", file.display()))
+}
 
 /// Which table a device's plans take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,9 +112,19 @@ impl Table {
     /// # Errors
     /// It cannot be read, or holds no table of this version.
     pub fn load(file: &Path) -> Result<Table> {
-        let fail = |reason: String| Error::Call(format!("table of tuned kernels {}: {reason}", file.display()));
-        let text = fs::read(file).map_err(|e| fail(e.to_string()))?;
-        Table::parse(&text).map_err(fail)
+        let text = files::read(file, MAX_BYTES).map_err(|e| fail(file, e))?;
+        Table::parse(&text).map_err(|e| fail(file, e))
+    }
+
+    /// As [`Table::load`], of a file that entries are to be added to: where there is none, it is an empty table.
+    ///
+    /// # Errors
+    /// There is something that is no table of this version. It is somebody's, and not written over.
+    pub fn begun(file: &Path) -> Result<Table> {
+        match fs::metadata(file) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Table::default()),
+            _ => Table::load(file),
+        }
     }
 
     fn parse(text: &[u8]) -> Result<Table, String> {
@@ -145,20 +164,19 @@ impl Table {
         format!("{:#}\n", json!({ "version": VERSION, "entries": entries }))
     }
 
-    /// Adds these entries to those of the file, over older ones of the same keys. A file that holds no table is written anew.
+    /// Adds these entries to those of the file, over older ones of the same keys. Symbolic links are followed.
     ///
     /// # Errors
-    /// The file cannot be locked or replaced.
+    /// The file holds something else than a table (see [`Table::begun`]), or cannot be locked or replaced.
     pub fn merge_into(&self, file: &Path) -> Result<()> {
-        let fail = |e: std::io::Error| Error::Call(format!("table of tuned kernels {}: {e}", file.display()));
-        if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).map_err(fail)?;
-        }
-        let lock = fs::File::create(file.with_extension("lock")).map_err(fail)?;
-        lock.lock().map_err(fail)?;
-        let mut all = Table::load(file).unwrap_or_default();
+        let io = |e: std::io::Error| fail(file, e);
+        let target = files::replaceable(file).map_err(io)?;
+        fs::create_dir_all(files::folder(&target)).map_err(io)?;
+        let lock = fs::File::create(target.with_extension("lock")).map_err(io)?;
+        lock.lock().map_err(io)?;
+        let mut all = Table::begun(file)?;
         all.entries.extend(self.entries.clone());
-        cache::replace(file, all.text().as_bytes()).map_err(fail)
+        cache::replace(&target, all.text().as_bytes()).map_err(io)
     }
 
     /// The entry under this [`key`].
@@ -262,8 +280,11 @@ mod tests {
         assert!(Table::load(&file).is_err(), "a torn file");
         fs::write(&file, r#"{"version": 1, "entries": {"a": {"variant": "tiled"}}}"#).expect("writable");
         assert!(Table::load(&file).is_err(), "an incomplete entry");
-        table.merge_into(&file).expect("a damaged file is written anew");
-        assert_eq!(Table::load(&file).expect("readable"), table);
+        assert!(table.merge_into(&file).is_err(), "what is no table is not written over");
+        fs::remove_file(&file).expect("removable");
+        table.merge_into(&file).expect("writable");
+        assert_eq!(Table::begun(&file).expect("readable"), table);
+        assert!(Table::begun(&folder.join("none")).expect("nothing there").is_empty());
         fs::remove_dir_all(folder).expect("removable");
     }
 

@@ -6,6 +6,7 @@ use muybridge::metrics::evaluate::Points;
 use serde::Deserialize;
 
 use crate::Failure;
+use crate::content::text;
 
 /// Five points of each frame's face.
 #[derive(Debug, Deserialize)]
@@ -57,8 +58,7 @@ impl Landmarks {
     /// Reads a file of landmarks.
     pub fn read(path: &Path) -> Result<Landmarks, Failure> {
         let wrong = |reason: String| Failure(format!("{}: {reason}", path.display()));
-        let text = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
-        let found: Landmarks = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+        let found: Landmarks = serde_json::from_str(&text(path)?).map_err(|e| wrong(e.to_string()))?;
         if found.size.iter().any(|n| !(*n >= 1.0 && n.is_finite())) {
             return Err(wrong(format!("a size of {:?}", found.size)));
         }
@@ -86,7 +86,7 @@ impl Landmarks {
     }
 
     fn of_line(manifest: &Path, folder: &str) -> Result<Option<Landmarks>, Failure> {
-        let text = std::fs::read_to_string(manifest).map_err(|e| Failure(format!("{}: {e}", manifest.display())))?;
+        let text = text(manifest)?;
         // A manifest of clips for `evaluate` has other lines.
         let line = text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok()).find(|l| l.folder == folder);
         Ok(line.map(|l| Landmarks {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use muybridge_runtime::files;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
@@ -99,11 +100,7 @@ impl Record {
 
     pub(super) fn read(file: &Path) -> Result<Record> {
         let wrong = |reason: String| Error::Case { file: file.into(), reason };
-        let size = std::fs::metadata(file).map_err(|e| wrong(e.to_string()))?.len();
-        if size > Record::MAX_BYTES {
-            return Err(wrong(format!("{size} bytes, at most {} are read", Record::MAX_BYTES)));
-        }
-        let bytes = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
+        let bytes = files::read(file, Record::MAX_BYTES).map_err(|e| wrong(e.to_string()))?;
         serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))
     }
 }
