@@ -21,7 +21,7 @@ use crate::identity::{self, Scorer, Subject};
 use crate::parsed::{ControlArg, Size, bytes, dtype_for};
 use crate::progress::Shown;
 use crate::table::{say, tell};
-use crate::{DeviceArgs, Failure};
+use crate::{DeviceArgs, Failure, output};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -125,6 +125,30 @@ impl Args {
         self.output.as_deref().unwrap_or(Path::new(OUTPUT))
     }
 
+    /// The videos to write.
+    fn videos(&self) -> Vec<&Path> {
+        let mut videos = vec![self.output()];
+        if self.output.is_none() {
+            videos.push(Path::new("animate.webp"));
+            videos.dedup();
+        }
+        videos
+    }
+
+    /// The contact sheet to write.
+    fn sheet(&self) -> Option<&Path> {
+        self.sheet.as_deref().or(self.output.is_none().then_some(Path::new("animate.png")))
+    }
+
+    /// Looks whether all outputs can be written.
+    fn look_at_outputs(&self, rate: FrameRate) -> Result<(), Failure> {
+        for file in self.videos() {
+            // A writer that is dropped leaves nothing behind.
+            VideoWriter::create(file, rate)?;
+        }
+        [self.sheet(), self.preview.as_deref(), self.identity.report()].into_iter().flatten().try_for_each(output::file)
+    }
+
     fn components(&self, dtype: DType) -> Result<Components, Failure> {
         let mut components = match &self.model {
             Some(dir) => Components::open(dir, dtype)?,
@@ -152,10 +176,16 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     let usual = options(args, &kinds, drawn, dtype);
     let size = [usual.width, usual.height];
     if let Some(count) = args.held_out {
+        args.output.iter().try_for_each(|folder| output::folder(folder))?;
         held_out::execute(&|| args.components(dtype), &device, &usual, count, args.output.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
     let Scene { input, rate, truth } = Scene::of(args, &components, size, drawn)?;
+    let rate =
+        FrameRate::new(rate.frames().saturating_mul(args.interpolate.max(1) as u32), rate.seconds()).unwrap_or(rate);
+    if !args.plan {
+        args.look_at_outputs(rate)?;
+    }
     let frames = input.motion.first().map_or(0, |m| m.frames.len());
     let options = AnimateOptions { frames, ..usual };
     let control = |c: &ControlArg| -> Result<ControlInput, Failure> {
@@ -183,8 +213,6 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     if args.plan {
         return Ok(ExitCode::SUCCESS);
     }
-    let rate =
-        FrameRate::new(rate.frames().saturating_mul(args.interpolate.max(1) as u32), rate.seconds()).unwrap_or(rate);
     let mut input = input;
     for seed in args.identity.seeds(args.seed) {
         if args.output().exists() && scorer.as_ref().is_some_and(|s| s.knows(seed)) {
@@ -216,24 +244,17 @@ fn write(
     truth: Option<&[Picture]>,
     rate: FrameRate,
 ) -> Result<(), Failure> {
-    let mut files = vec![args.output().to_path_buf()];
-    let mut to_sheet = args.sheet.clone();
-    if args.output.is_none() {
-        files.push("animate.webp".into());
-        files.dedup();
-        to_sheet = to_sheet.or(Some("animate.png".into()));
-    }
-    for file in &files {
+    for file in args.videos() {
         let mut writer = VideoWriter::create(file, rate)?;
         pictures.iter().try_for_each(|picture| writer.push(picture))?;
         writer.finish()?;
         say!("{} frames written to {}", pictures.len(), file.display());
     }
-    if let Some(file) = to_sheet {
+    if let Some(file) = args.sheet() {
         let mut rows: Vec<&[Picture]> = input.motion.iter().take(1).map(|m| &m.frames[..]).collect();
         rows.push(pictures);
         rows.extend(truth);
-        sheet(&input.reference, &rows)?.write_png(&file)?;
+        sheet(&input.reference, &rows)?.write_png(file)?;
         say!("contact sheet written to {}", file.display());
     }
     if let Some(truth) = truth {

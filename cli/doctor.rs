@@ -12,7 +12,7 @@ use muybridge::profiling::error::write;
 
 use crate::profile::bar;
 use crate::table::{say, tell};
-use crate::{DeviceArgs, Failure};
+use crate::{DeviceArgs, Failure, output};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -46,6 +46,7 @@ pub struct Args {
 
 /// Examines a device. Exits with 1 if a kernel is wrong there.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
+    args.output.iter().try_for_each(|file| output::file(file))?;
     let device = args.device.open()?;
     let keep = |found: &Findings| -> Result<(), Failure> {
         let Some(file) = &args.output else { return Ok(()) };

@@ -16,7 +16,7 @@ use crate::clips::{self, Clip};
 use crate::content::{hash_of, hexadecimal};
 use crate::evaluate::open_preprocess;
 use crate::table::{say, tell};
-use crate::{DeviceArgs, Failure, interrupt};
+use crate::{DeviceArgs, Failure, interrupt, output};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -61,6 +61,7 @@ struct Tally {
 
 /// Embeds the clips that are not in the output yet. Exits with 1 if a clip could not be read.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
+    output::folder(&args.output)?;
     let clips = clips::read(&args.clips)?;
     let device = args.device.open()?;
     let (net, preprocess) = (ClipVision::open(&args.clip, &device)?, open_preprocess(&args.clip)?);

@@ -16,9 +16,9 @@ use muybridge::{DType, Device, files};
 use serde::{Deserialize, Serialize};
 
 use crate::clips::{self, Clip};
-use crate::content::named;
+use crate::content::{named, text};
 use crate::table::tell;
-use crate::{DeviceArgs, Failure, interrupt};
+use crate::{DeviceArgs, Failure, interrupt, output};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -100,6 +100,7 @@ pub struct Done {
 
 /// Scores every pair of clips. Exits with 1 if a clip could not be scored.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
+    output::folder(&args.output)?;
     let pairs = pairs(clips::read(&args.real)?, clips::read(&args.generated)?, &args.real)?;
     let device = args.device.open()?;
     let networks = args.networks(&device)?;
@@ -233,7 +234,7 @@ struct Journal {
 impl Journal {
     /// Opens or begins it. What an earlier run with the same protocol left is given; clips that failed are tried again.
     fn open(path: &Path, done: &Done) -> Result<(Journal, Vec<ClipScores>), Failure> {
-        let text = if path.exists() { std::fs::read_to_string(path)? } else { String::new() };
+        let text = if path.exists() { text(path)? } else { String::new() };
         let mut lines = text.lines();
         let (mut kept, mut whole) = (Vec::new(), serde_json::to_string(done)? + "\n");
         if let Some(first) = lines.next() {

@@ -8,7 +8,7 @@ use muybridge::runtime::Device;
 
 use crate::parsed::{ControlArg, opaque};
 use crate::table::tell;
-use crate::{Failure, prompted};
+use crate::{Failure, output, prompted};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -66,6 +66,7 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
     if !png || args.count == 0 || args.count > 10_000 {
         return Err(Failure(format!("{}: wanted 1 to 10000 pictures in a .png file", args.output.display())));
     }
+    output::file(&numbered(&args.output, 0, args.count as usize))?;
     let (device, checkpoint) = args.common.open(&args.checkpoint)?;
     let request = request(args, &device)?;
     let xl = checkpoint.is_xl()?;

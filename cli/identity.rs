@@ -12,7 +12,7 @@ use muybridge::{DType, Device, files};
 use serde::{Deserialize, Serialize};
 
 use self::landmarks::Landmarks;
-use crate::content::named;
+use crate::content::{named, text};
 use crate::table::{Table, say};
 use crate::{Failure, html};
 
@@ -95,6 +95,11 @@ pub struct Scorer {
 }
 
 impl Args {
+    /// Where the scores go.
+    pub fn report(&self) -> Option<&Path> {
+        self.report.as_deref()
+    }
+
     /// Seeds to make the video with.
     pub fn seeds(&self, first: u64) -> Vec<u64> {
         (0..u64::from(self.best_of)).map(|i| first.wrapping_add(i)).collect()
@@ -153,8 +158,8 @@ impl Args {
 impl Scorer {
     /// Takes over the runs of a report of the same video that is not complete.
     fn resume(&mut self) {
-        let text = std::fs::read(&self.file).unwrap_or_default();
-        let Ok(before) = serde_json::from_slice::<Report>(&text) else { return };
+        let text = text(&self.file).unwrap_or_default();
+        let Ok(before) = serde_json::from_str::<Report>(&text) else { return };
         let same = Report { runs: Vec::new(), best_seed: None, ..before.clone() } == self.report;
         if same && (before.runs.len() as u64) < self.report.seeds[1] {
             self.report = before;

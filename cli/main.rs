@@ -22,6 +22,7 @@ mod inspect;
 mod interrupt;
 mod kernels;
 mod motion;
+mod output;
 mod parsed;
 mod profile;
 mod progress;

@@ -12,7 +12,7 @@ use muybridge::profiling::{self, Options, Report, Roofs};
 
 use crate::component::{ModelArgs, Part};
 use crate::table::{self, Table, say};
-use crate::{DeviceArgs, Failure, interrupt};
+use crate::{DeviceArgs, Failure, interrupt, output};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -49,6 +49,7 @@ pub struct Args {
 
 /// Profiles one part of a model, or a run of a pipeline.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
+    [&args.json, &args.trace, &args.html].into_iter().flatten().try_for_each(|file| output::file(file))?;
     let device = args.device.open_labelled()?;
     watched(&device);
     if let Some(pipeline) = pipeline::Pipeline::find(args)? {

@@ -9,7 +9,7 @@ use muybridge::runtime::{DType, Device};
 
 use crate::parsed::{LoraArg, Size, bytes, dtype_for};
 use crate::progress::Shown;
-use crate::{DeviceArgs, Failure, interrupt};
+use crate::{DeviceArgs, Failure, interrupt, output};
 
 /// Options of both verbs.
 #[derive(clap::Args)]
@@ -61,8 +61,9 @@ pub struct Args {
 }
 
 impl Args {
-    /// The device, and the checkpoint with its LoRAs.
+    /// The device, and the checkpoint with its LoRAs. Previews are known to be writable then.
     pub fn open(&self, folder: &PathBuf) -> Result<(Device, Checkpoint), Failure> {
+        self.preview.iter().try_for_each(|file| output::file(file))?;
         let device = self.device.open()?;
         let mut checkpoint = Checkpoint::open(folder)?;
         if let Some(variant) = &self.variant {

@@ -9,7 +9,7 @@ use muybridge::case::{Case, Outputs, Report, Verdict};
 use muybridge::loaders::write_tensors;
 
 use crate::table::{Table, say, tell};
-use crate::{DeviceArgs, Failure, interrupt};
+use crate::{DeviceArgs, Failure, interrupt, output};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -38,6 +38,7 @@ const NOT_JUDGED: u8 = 3;
 
 /// Runs the calls. Exits with 1 if an output is not near enough, and with [`NOT_JUDGED`] if no output could be judged.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
+    args.output.iter().try_for_each(|file| output::file(file))?;
     let case = Case::open(&args.case)?;
     let device = args.device.open()?;
     let calls: Vec<&str> = match &args.call {

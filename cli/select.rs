@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::html::{self, Mark};
 use crate::interrupt::{self, Stopped};
 use crate::table::{Table, say};
-use crate::{DeviceArgs, Failure};
+use crate::{DeviceArgs, Failure, output};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -85,6 +85,7 @@ struct Judged {
 
 /// Scores, chooses, and writes what was chosen.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
+    output::folder(&args.output)?;
     let (real, pool) = (read(&args.real)?, read(&args.synthetic)?);
     if (&real.model, real.width) != (&pool.model, pool.width) {
         return Err(Failure(format!(

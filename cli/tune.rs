@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use muybridge::profiling::tune::{self, Row};
+use muybridge::runtime::files;
 use muybridge::runtime::tuned::{Table as Tuned, Tuned as Place};
 
 use crate::component::ModelArgs;
 use crate::profile::{bar, main_plan, plan};
 use crate::table::{Table, say};
-use crate::{DeviceArgs, Failure};
+use crate::{DeviceArgs, Failure, output};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -35,6 +36,7 @@ pub struct Args {
 
 /// Tunes one part of a model. Exits with 0 whether or not anything faster was found.
 pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
+    let file = args.file()?;
     let device = args.device.open()?;
     device.set_tuned(None);
     let (component, _, _) = args.model.open(&device)?;
@@ -58,21 +60,27 @@ pub fn execute(args: &Args) -> Result<ExitCode, Failure> {
         say!("that is slower, so that nothing is kept");
         return Ok(ExitCode::SUCCESS);
     }
-    keep(args, &found.table)?;
+    if let Some(file) = file {
+        found.table.merge_into(&file)?;
+        say!("{} kernels kept in {}", found.table.len(), file.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn keep(args: &Args, table: &Tuned) -> Result<(), Failure> {
-    if args.dry_run {
-        return Ok(());
+impl Args {
+    /// The file that entries are added to, if they are kept: there is a table, or one can be made.
+    fn file(&self) -> Result<Option<PathBuf>, Failure> {
+        if self.dry_run {
+            return Ok(None);
+        }
+        let own = self.output.clone().or_else(|| self.device.tuned.clone());
+        let file = own.or_else(|| Place::Usual.file().map(|(file, _)| file));
+        let none = || Failure("there is no folder of caches: name a file with --output".into());
+        let file = file.ok_or_else(none)?;
+        output::folder(files::folder(&file))?;
+        Tuned::begun(&file)?;
+        Ok(Some(file))
     }
-    let own = args.output.clone().or_else(|| args.device.tuned.clone());
-    let file = own.or_else(|| Place::Usual.file().map(|(file, _)| file));
-    let none = || Failure("there is no folder of caches: name a file with --output".into());
-    let file = file.ok_or_else(none)?;
-    table.merge_into(&file)?;
-    say!("{} kernels kept in {}", table.len(), file.display());
-    Ok(())
 }
 
 fn print(rows: &[Row]) {
