@@ -22,6 +22,8 @@ struct Hub {
     large: Vec<String>,
     /// The connection breaks after so many bytes of a file's content, once for each entry.
     cuts: Mutex<Vec<usize>>,
+    /// What is cut is not ended: the connection stays, and nothing more comes.
+    stalls: bool,
     /// What is sent in place of a file's content.
     lie: Option<Vec<u8>>,
     /// Requests for content: name and first byte.
@@ -83,7 +85,12 @@ impl Hub {
         let rest = &content[from.min(content.len())..];
         let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
         let sent = self.cuts.lock().unwrap().pop().unwrap_or(usize::MAX).min(rest.len());
-        send(status, rest.len(), &rest[..sent])
+        send(status, rest.len(), &rest[..sent])?;
+        if self.stalls && sent < rest.len() {
+            // Until the other end has had enough.
+            std::io::copy(&mut reader, &mut std::io::sink())?;
+        }
+        Ok(())
     }
 }
 
@@ -97,10 +104,15 @@ fn serve(hub: Hub) -> (Arc<Hub>, String) {
     (hub, address)
 }
 
-fn pull(address: &str, cache: &Path, args: &[&str]) -> Output {
+fn command(address: &str, cache: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_muybridge"));
     command.arg("pull").args(args).env("HF_ENDPOINT", address).env("HF_HUB_CACHE", cache);
-    command.env_remove("HF_HUB_OFFLINE").env_remove("HF_TOKEN").output().unwrap()
+    command.env_remove("HF_HUB_OFFLINE").env_remove("HF_TOKEN").env_remove("HF_HUB_DOWNLOAD_TIMEOUT");
+    command
+}
+
+fn pull(address: &str, cache: &Path, args: &[&str]) -> Output {
+    command(address, cache, args).output().unwrap()
 }
 
 fn says(output: &Output, words: &[&str]) {
@@ -157,6 +169,49 @@ fn a_broken_connection_is_taken_up_where_it_ended() {
     assert_eq!(asked, [(name.clone(), 0), (name.clone(), 100_000), (name.clone(), 500_000)]);
     let snapshot = cache.path().join("models--me--net/snapshots").join(COMMIT);
     assert!(std::fs::read(snapshot.join(&name)).unwrap() == hub.files[&name]);
+}
+
+#[test]
+fn a_server_that_stalls_is_left_and_asked_again() {
+    let mut hub = net();
+    hub.stalls = true;
+    *hub.cuts.lock().unwrap() = vec![0, 100_000];
+    let (hub, address) = serve(hub);
+    let cache = tempfile::tempdir().unwrap();
+    let output = command(&address, cache.path(), &["me/net", ".safetensors"])
+        .env("HF_HUB_DOWNLOAD_TIMEOUT", "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let asked: Vec<usize> = hub.asked.lock().unwrap().iter().map(|(_, from)| *from).collect();
+    assert_eq!(asked, [0, 100_000, 100_000]);
+}
+
+#[test]
+fn a_download_that_gets_on_is_not_given_up() {
+    let hub = net();
+    *hub.cuts.lock().unwrap() = vec![180_000; 6];
+    let (hub, address) = serve(hub);
+    let cache = tempfile::tempdir().unwrap();
+    let output = pull(&address, cache.path(), &["me/net", ".safetensors"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(hub.asked.lock().unwrap().len(), 7);
+}
+
+#[test]
+fn two_do_not_fetch_one_file() {
+    let (hub, address) = serve(net());
+    let cache = tempfile::tempdir().unwrap();
+    let blobs = cache.path().join("models--me--net/blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let name = hex(digest(&SHA256, &hub.files["unet/model.safetensors"]).as_ref());
+    let other = std::fs::File::create(blobs.join(name).with_extension("incomplete")).unwrap();
+    other.lock().unwrap();
+    let output = pull(&address, cache.path(), &["me/net", ".safetensors"]);
+    says(&output, &[".incomplete", "another program is fetching"]);
+    assert!(!output.status.success());
+    drop(other);
+    assert!(pull(&address, cache.path(), &["me/net", ".safetensors"]).status.success());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The hub: what a repository holds, and its files, checked against their hashes.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,8 +53,10 @@ struct Large {
 
 /// Longest listing that is read, in bytes.
 const MOST_LISTING: u64 = 64 << 20;
-/// How often a download is taken up again.
+/// How often in a row a download is tried that gets no further.
 const TRIES: u32 = 5;
+/// Longest wait for the next bytes, in seconds, where `HF_HUB_DOWNLOAD_TIMEOUT` names no other.
+const MOST_WAIT: u64 = 30;
 
 /// A connection to the hub, or to what stands in for it.
 pub(super) struct Hub {
@@ -68,19 +70,22 @@ fn hexadecimal(text: &str, digits: usize) -> bool {
 }
 
 impl Hub {
-    /// `HF_ENDPOINT`, or the usual one; with `HF_TOKEN`, where it is set.
+    /// `HF_ENDPOINT`, or the usual one; with `HF_TOKEN`, where it is set. A server that sends nothing for
+    /// `HF_HUB_DOWNLOAD_TIMEOUT` seconds counts as a broken connection.
     pub(super) fn of_environment() -> Hub {
         let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
+        let wait = set("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|v| v.parse().ok()).filter(|seconds| *seconds > 0);
         let config = ureq::Agent::config_builder()
             .timeout_connect(Some(Duration::from_secs(20)))
+            .timeout_per_read(Some(Duration::from_secs(wait.unwrap_or(MOST_WAIT))))
             .timeout_recv_response(Some(Duration::from_secs(60)))
             .user_agent(concat!("muybridge/", env!("CARGO_PKG_VERSION")));
         let agent = config.build().into();
         Hub { endpoint: endpoint.trim_end_matches('/').into(), token: set("HF_TOKEN"), agent }
     }
 
-    fn get(&self, url: &str, from: u64) -> Result<ureq::http::Response<ureq::Body>, Failure> {
+    fn get(&self, url: &str, from: u64) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
         let mut request = self.agent.get(url);
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
@@ -88,13 +93,7 @@ impl Hub {
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
         }
-        request.call().map_err(|e| match e {
-            ureq::Error::StatusCode(401 | 403) => Failure(format!(
-                "{url}: not allowed; where a licence is to be accepted first, do that and set HF_TOKEN"
-            )),
-            ureq::Error::StatusCode(404) => Failure(format!("{url}: there is no such thing")),
-            other => Failure(format!("{url}: {other}; set HF_HUB_OFFLINE=1 to use the cache alone")),
-        })
+        request.call()
     }
 
     /// What a repository holds.
@@ -103,7 +102,7 @@ impl Hub {
     /// It can't be reached, is not there, or its answer makes no sense.
     pub(super) fn list(&self, repo: &str, revision: &str) -> Result<Listing, Failure> {
         let url = format!("{}/api/models/{repo}/revision/{revision}?blobs=true", self.endpoint);
-        let body = self.get(&url, 0)?.into_body().into_reader();
+        let body = self.get(&url, 0).map_err(|e| refused(&url, &e))?.into_body().into_reader();
         let bad = |reason: String| Failure(format!("{url}: bad answer: {reason}"));
         let answer: Answer = serde_json::from_reader(body.take(MOST_LISTING)).map_err(|e| bad(e.to_string()))?;
         if !hexadecimal(&answer.sha, 40) {
@@ -136,29 +135,34 @@ impl Hub {
         let url = format!("{}/{repo}/resolve/{commit}/{}", self.endpoint, file.name);
         let partial = blob.with_extension("incomplete");
         let at = |e: std::io::Error| Failure(format!("{}: {e}", partial.display()));
-        let mut last = None;
-        for attempt in 0..TRIES {
-            if attempt > 0 {
-                std::thread::sleep(Duration::from_millis(200 << attempt));
-            }
-            let mut out = OpenOptions::new().create(true).append(true).open(&partial).map_err(at)?;
-            let mut have = out.metadata().map_err(at)?.len();
-            if have > file.size {
-                out.set_len(0).map_err(at)?;
-                have = 0;
-            }
-            if attempt == 0 {
-                progress(have)?;
-            }
-            match self.append(&url, file, have, &mut out, progress)? {
-                None => {
-                    out.sync_all().map_err(at)?;
-                    return finish(&url, file, &partial, blob);
-                }
-                broken => last = broken,
-            }
+        let mut out = OpenOptions::new().create(true).read(true).append(true).open(&partial).map_err(at)?;
+        // Two that append to one file spoil it. Where a system knows no locks, the hash tells in the end.
+        if let Err(TryLockError::WouldBlock) = out.try_lock() {
+            return Err(Failure(format!("{}: another program is fetching this file; wait for it", partial.display())));
         }
-        Err(Failure(format!("{url}: {}; what came is kept, and fetched no second time", last.unwrap_or_default())))
+        let length = |out: &File| out.metadata().map(|meta| meta.len()).map_err(at);
+        if length(&out)? > file.size {
+            out.set_len(0).map_err(at)?;
+        }
+        let mut most = length(&out)?;
+        progress(most)?;
+        let mut tries = 0;
+        loop {
+            let have = length(&out)?;
+            let Some(broken) = self.append(&url, file, have, &mut out, progress)? else {
+                out.sync_all().map_err(at)?;
+                return finish(&url, file, &mut out, &partial, blob);
+            };
+            let now = length(&out)?;
+            tries = if now > most { 1 } else { tries + 1 };
+            most = most.max(now);
+            if tries == TRIES {
+                return Err(Failure(format!("{url}: {broken}; what came is kept, and fetched no second time")));
+            }
+            // Nothing is told while a server says nothing: this is the place where an interruption is seen.
+            progress(0)?;
+            std::thread::sleep(Duration::from_millis(200 << tries));
+        }
     }
 
     /// Appends what is missing; why it stopped before the end, if it did.
@@ -173,7 +177,11 @@ impl Hub {
         if have == file.size {
             return Ok(None);
         }
-        let response = self.get(url, have)?;
+        let response = match self.get(url, have) {
+            Ok(response) => response,
+            Err(e @ ureq::Error::StatusCode(_)) => return Err(refused(url, &e)),
+            Err(e) => return Ok(Some(format!("{e} after {have} of {} bytes", file.size))),
+        };
         if have > 0 && response.status().as_u16() != 206 {
             // A server that can't go on in the middle begins anew.
             out.set_len(0).map_err(|e| Failure(format!("{url}: {e}")))?;
@@ -197,8 +205,19 @@ impl Hub {
     }
 }
 
+/// Why there was no answer, and what to do about it.
+fn refused(url: &str, error: &ureq::Error) -> Failure {
+    match error {
+        ureq::Error::StatusCode(401 | 403) => {
+            Failure(format!("{url}: not allowed; where a licence is to be accepted first, do that and set HF_TOKEN"))
+        }
+        ureq::Error::StatusCode(404) => Failure(format!("{url}: there is no such thing")),
+        other => Failure(format!("{url}: {other}; set HF_HUB_OFFLINE=1 to use the cache alone")),
+    }
+}
+
 /// Checks the hash of what came and gives it its name; what is wrong is removed.
-fn finish(url: &str, file: &RemoteFile, partial: &Path, blob: &Path) -> Result<(), Failure> {
+fn finish(url: &str, file: &RemoteFile, content: &mut File, partial: &Path, blob: &Path) -> Result<(), Failure> {
     let at = |e: std::io::Error| Failure(format!("{}: {e}", partial.display()));
     let mut context = if file.hash.len() == 64 {
         Context::new(&SHA256)
@@ -208,7 +227,8 @@ fn finish(url: &str, file: &RemoteFile, partial: &Path, blob: &Path) -> Result<(
         context.update(format!("blob {}\0", file.size).as_bytes());
         context
     };
-    let mut content = File::open(partial).map_err(at)?;
+    // Through the handle that holds the lock: some systems let no other one read.
+    content.seek(SeekFrom::Start(0)).map_err(at)?;
     let mut buffer = vec![0; 1 << 18];
     loop {
         match content.read(&mut buffer).map_err(at)? {
