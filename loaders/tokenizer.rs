@@ -4,7 +4,7 @@
 //! in Radford et al. (2019), with `</w>` at the end of each word (Radford et al., 2021).
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BinaryHeap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -155,7 +155,7 @@ impl Tokenizer {
         }
     }
 
-    /// Merges the symbols of a word, the earliest merge first.
+    /// Merges the symbols of a word, the earliest merge first, and of its places the first.
     fn word(&self, piece: &[char], ids: &mut Vec<u32>) {
         let text: String = piece.iter().collect();
         let bytes = text.as_bytes();
@@ -165,14 +165,33 @@ impl Tokenizer {
             self.vocabulary.get(&name).copied().unwrap_or(self.end)
         };
         let mut symbols: Vec<u32> = bytes.iter().enumerate().map(symbol).collect();
-        loop {
-            let merge = |pair: &[u32]| self.merges.get(&(pair[0], pair[1])).copied();
-            let first = symbols.windows(2).enumerate().filter_map(|(i, pair)| merge(pair).map(|m| (m, i))).min();
-            let Some(((_, merged), i)) = first else { break };
-            symbols[i] = merged;
-            symbols.remove(i + 1);
+        // Symbols as a list in both directions, so that a merge costs the same in words of any length. One that was merged
+        // away has no neighbour.
+        let mut next: Vec<usize> = (1..=symbols.len()).collect();
+        let mut previous: Vec<usize> = (0..symbols.len()).map(|at| at.saturating_sub(1)).collect();
+        let merge = |symbols: &[u32], next: &[usize], at: usize| {
+            let pair = (symbols[at], *symbols.get(next[at])?);
+            self.merges.get(&pair).copied()
+        };
+        let entry =
+            |symbols: &[u32], next: &[usize], at: usize| merge(symbols, next, at).map(|(rank, _)| Reverse((rank, at)));
+        let mut waiting: BinaryHeap<_> = (0..symbols.len()).filter_map(|at| entry(&symbols, &next, at)).collect();
+        while let Some(Reverse((rank, at))) = waiting.pop() {
+            // A pair that has changed since was entered anew.
+            let Some((_, merged)) = merge(&symbols, &next, at).filter(|(now, _)| *now == rank) else { continue };
+            let right = next[at];
+            symbols[at] = merged;
+            next[at] = std::mem::replace(&mut next[right], symbols.len());
+            if let Some(previous) = previous.get_mut(next[at]) {
+                *previous = at;
+            }
+            waiting.extend([previous[at], at].into_iter().filter_map(|at| entry(&symbols, &next, at)));
         }
-        ids.append(&mut symbols);
+        let mut at = 0;
+        while let Some(symbol) = symbols.get(at) {
+            ids.push(*symbol);
+            at = next[at];
+        }
     }
 }
 

@@ -36,6 +36,20 @@ fn texts_become_the_ids_of_transformers() {
 }
 
 #[test]
+fn a_long_word_costs_what_its_letters_cost() {
+    let tokenizer = Tokenizer::open(folder()).unwrap();
+    let short = tokenizer.ids(&"photo".repeat(40));
+    let long = tokenizer.ids(&"photo".repeat(40_000));
+    // Every repetition is merged alike, but for that at the end of the word.
+    let period = short.len() / 40;
+    assert!(period < 5 && long.len() / 40_000 == period, "{} ids", short.len());
+    assert_eq!(
+        (&long[..period * 39], &long[long.len() - period * 39..]),
+        (&short[..period * 39], &short[short.len() - period * 39..])
+    );
+}
+
+#[test]
 fn padding_is_a_token_only_where_the_settings_say_so() {
     let (apart, whole) = (Tokenizer::open(folder()).unwrap(), Tokenizer::open(folder().join("whole")).unwrap());
     assert_eq!(apart.ids("!"), [0]);
