@@ -260,6 +260,18 @@ fn pickles_that_lie_are_refused() {
 }
 
 #[test]
+fn what_is_named_over_and_over_is_cheap() {
+    // A key of 30 MB that a hundred thousand entries share.
+    let key = text(&"k".repeat(30 << 20));
+    let set = [&b"\x80\x02"[..], &key, b"q\x000}(", &b"h\x00N".repeat(100_000), b"u."].concat();
+    says(&refused(&set), &["made.pth", "31457280 bytes"]);
+    says(&refused(&[&b"\x80\x02"[..], &storage(&"k".repeat(5000), 4), b"."].concat()), &["no storage"]);
+    // A dictionary of two thousand entries without names, two thousand times.
+    let nameless = [&b"\x80\x02}q\x00("[..], &b"NN".repeat(2000), b"u0](", &b"h\x00".repeat(2000), b"e."].concat();
+    says(&refused(&nameless), &["more names"]);
+}
+
+#[test]
 fn archives_that_lie_are_refused() {
     let pickle = dict(tensor("0", 4, 0, &[4], &[1]));
     let data = [0; 16];

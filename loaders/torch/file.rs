@@ -13,7 +13,7 @@ use safetensors::tensor::Dtype;
 use crate::error::{LoadError, Result, shown};
 use crate::json::MAX_NAMES;
 use crate::map::MappedFile;
-use crate::torch::pickle::{Id, Node, Pickle, Tensor};
+use crate::torch::pickle::{Id, MOST_KEY, Node, Pickle, Tensor};
 use crate::torch::places::{LEGACY, Places, width};
 use crate::torch::zip::Archive;
 
@@ -229,14 +229,20 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    fn bad(&self, reason: &str) -> LoadError {
+        LoadError::Torch { file: self.path.into(), reason: reason.into() }
+    }
+
+    /// Counts an entry; a name that is longer than names are counts as several.
+    fn visit(&mut self, name: &str) -> Result<()> {
+        self.visits += 1 + name.len() / 256;
+        if self.visits > MAX_NAMES { Err(self.bad("it has more names than any checkpoint")) } else { Ok(()) }
+    }
+
     fn descend(&mut self, id: Id, name: String, depth: usize) -> Result<()> {
-        self.visits += 1;
-        let bad = |reason: &str| LoadError::Torch { file: self.path.into(), reason: reason.into() };
-        if self.visits > MAX_NAMES {
-            return Err(bad("it has more names than any checkpoint"));
-        }
-        if depth > MOST_DEPTH || name.len() > 4096 {
-            return Err(bad("its dictionaries lie too deep within each other"));
+        self.visit(&name)?;
+        if depth > MOST_DEPTH || name.len() > MOST_KEY {
+            return Err(self.bad("its dictionaries lie too deep within each other"));
         }
         let below = |part: &str| if name.is_empty() { part.to_string() } else { format!("{name}.{part}") };
         match self.places.pickle.node(id) {
@@ -248,9 +254,17 @@ impl Walk<'_> {
                 for (key, value) in entries {
                     let part = match self.places.pickle.node(*key) {
                         Node::Int(number) => number.to_string(),
+                        Node::Text(range) if range.len() > MOST_KEY => {
+                            return Err(
+                                self.bad(&format!("a key has {} bytes, at most {MOST_KEY} are read", range.len()))
+                            );
+                        }
                         _ => match self.places.pickle.text(*key) {
                             Some(text) => text.to_string(),
-                            None => continue,
+                            None => {
+                                self.visit("")?;
+                                continue;
+                            }
                         },
                     };
                     self.descend(*value, below(&part), depth + 1)?;

@@ -62,6 +62,9 @@ pub(crate) struct Tensor {
 /// Most instructions of a pickle. A checkpoint has about forty for each tensor.
 pub(super) const MOST_STEPS: usize = 1 << 21;
 
+/// Longest text that is a key, in bytes: a pickle may name one text a million times.
+pub(crate) const MOST_KEY: usize = 4096;
+
 /// A pickle that was read: its values, and which of them is the result.
 #[derive(Debug)]
 pub(crate) struct Pickle<'a> {
@@ -101,10 +104,10 @@ impl<'a> Pickle<'a> {
         &self.nodes[id as usize]
     }
 
-    /// The text of a value that is one.
+    /// The text of a value that is one, and no longer than keys are.
     pub(crate) fn text(&self, id: Id) -> Option<&'a str> {
         match self.node(id) {
-            Node::Text(range) => std::str::from_utf8(&self.bytes[range.clone()]).ok(),
+            Node::Text(range) if range.len() <= MOST_KEY => std::str::from_utf8(&self.bytes[range.clone()]).ok(),
             _ => None,
         }
     }

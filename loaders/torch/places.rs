@@ -138,13 +138,13 @@ fn stored(pickle: &Pickle<'_>) -> Result<BTreeMap<String, Storage>, String> {
     let mut all: BTreeMap<String, Storage> = BTreeMap::new();
     for node in &pickle.nodes {
         let Node::Storage(storage) = node else { continue };
-        let key = String::from_utf8_lossy(&pickle.bytes[storage.key.clone()]).into_owned();
-        match all.get(&key) {
+        let key = String::from_utf8_lossy(&pickle.bytes[storage.key.clone()]);
+        match all.get(key.as_ref()) {
             Some(other) if (other.dtype, other.count) != (storage.dtype, storage.count) => {
                 return Err(format!("the storage {} is of two types or lengths", shown(&key)));
             }
             Some(_) => {}
-            None => drop(all.insert(key, storage.clone())),
+            None => drop(all.insert(key.into_owned(), storage.clone())),
         }
     }
     Ok(all)

@@ -1,7 +1,7 @@
 //! What the functions that a pickle may name do: rules, not programs.
 
 use crate::torch::known::Known;
-use crate::torch::pickle::{Id, MOST_STEPS, Machine, Node, Storage, Tensor};
+use crate::torch::pickle::{Id, MOST_KEY, MOST_STEPS, Machine, Node, Storage, Tensor};
 
 /// Most extents of a tensor, and most arguments of a function.
 const MOST_RANK: usize = 16;
@@ -91,7 +91,7 @@ impl Machine<'_> {
         let read = || {
             let [word, kind, key, _device, count, rest @ ..] = self.items(id)? else { return None };
             let text = |id: &Id| match &self.nodes[*id as usize] {
-                Node::Text(range) => Some(range.clone()),
+                Node::Text(range) if range.len() <= MOST_KEY => Some(range.clone()),
                 _ => None,
             };
             let dtype = match self.nodes[*kind as usize] {
