@@ -53,6 +53,9 @@ impl Default for ClipOptions {
 }
 
 impl ClipOptions {
+    /// Most pixels of all frames that are held at a time: six pictures of them take about 5 GB.
+    pub const MOST_PIXELS: u64 = 1 << 28;
+
     /// Whether the numbers make sense.
     ///
     /// # Errors
@@ -65,6 +68,7 @@ impl ClipOptions {
         if !(1..=100_000).contains(&self.frames) {
             return bad("frames", "1 to 100000");
         }
+        self.check_pixels(1)?;
         if !(1.0..=240.0).contains(&self.rate) {
             return bad("rate", "1 to 240 frames a second");
         }
@@ -72,6 +76,18 @@ impl ClipOptions {
             return bad("identities", "1");
         }
         Ok(())
+    }
+
+    /// Whether so many clips can be held at a time.
+    pub(crate) fn check_pixels(&self, clips: usize) -> Result<()> {
+        let ClipOptions { width, height, frames, .. } = *self;
+        let pixels = [width, height, frames].iter().fold(clips as u64, |n, extent| n.saturating_mul(*extent as u64));
+        if pixels <= ClipOptions::MOST_PIXELS {
+            return Ok(());
+        }
+        let most = ClipOptions::MOST_PIXELS;
+        let clips = if clips == 1 { "a clip".into() } else { format!("{clips} clips packed together") };
+        Err(Error::Options(format!("{clips} of {frames} frames of {width}x{height} has more than {most} pixels")))
     }
 }
 

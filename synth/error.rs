@@ -32,6 +32,9 @@ pub enum Error {
     /// An option is out of range.
     #[error("{0}")]
     Options(String),
+    /// The system makes no threads.
+    #[error("threads cannot be made: {0}")]
+    Threads(std::io::Error),
     /// The caller asked to stop. What was finished is kept.
     #[error("interrupted: {0} finished, nothing of the rest was left behind")]
     Interrupted(usize),

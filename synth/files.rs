@@ -11,12 +11,13 @@
 //! A clip is written under another name and renamed when it is complete; one that is there is not made again.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
+use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -53,12 +54,11 @@ impl Picture {
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let file = fs::File::create(path).map_err(Error::io(path))?;
-        let encoder =
-            PngEncoder::new_with_quality(std::io::BufWriter::new(file), CompressionType::Fast, FilterType::Adaptive);
-        encoder
+        let mut to = BufWriter::new(fs::File::create(path).map_err(Error::io(path))?);
+        PngEncoder::new_with_quality(&mut to, CompressionType::Fast, FilterType::Adaptive)
             .write_image(&self.pixels, self.width as u32, self.height as u32, ExtendedColorType::Rgb8)
-            .map_err(|source| Error::Picture { path: path.into(), source })
+            .map_err(|source| Error::Picture { path: path.into(), source })?;
+        to.flush().map_err(Error::io(path))
     }
 }
 
@@ -84,14 +84,21 @@ impl Job<'_> {
     /// Writes what is not there yet, then the manifest. Returns how many clips were made.
     ///
     /// # Errors
-    /// Options out of range, files that cannot be written or were made with other options, an interruption. What was
-    /// finished stays.
+    /// Options out of range, files that cannot be written or were made with other options, threads that the system refuses,
+    /// an interruption. What was finished stays.
     pub fn run(&self) -> Result<usize> {
         self.options.check()?;
+        self.options.check_pixels(self.packed.min(self.clips).max(1))?;
         if let Some(other) = self.maps.iter().find(|m| !MAPS.contains(&m.as_str())) {
             return Err(Error::Options(format!("no map {other:?}; known: {}", MAPS.join(", "))));
         }
         fs::create_dir_all(self.out).map_err(Error::io(self.out))?;
+        // A pool of its own: where no threads can be made, the common one panics.
+        let pool = ThreadPoolBuilder::new().build().map_err(|e| Error::Threads(std::io::Error::other(e)))?;
+        pool.install(|| self.make())
+    }
+
+    fn make(&self) -> Result<usize> {
         let units = if self.packed == 0 { self.clips } else { self.clips.div_ceil(self.packed) };
         let (made, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let step = |unit: usize| {
@@ -172,7 +179,7 @@ impl Job<'_> {
                 self.pictures(&dir.join(map), &frames, |f| f.map(map))?;
             }
             let line = manifest_line(&clip, &self.name(unit), 0, &reference, &frames, self.maps);
-            write_whole(&dir.join("clip.json"), &format!("{line}\n"))
+            write_whole(&dir.join("clip.json"), [format!("{line}\n")])
         })?;
         (self.progress)(frames.len());
         Ok(1)
@@ -204,8 +211,7 @@ impl Job<'_> {
         self.folder(unit, |dir| {
             let shard = Shard { options: self.options, maps: self.maps };
             shard.write(dir, clips.iter().map(|(_, r, f)| (r, f.as_slice())), clips.len())?;
-            let lines: String = clips.iter().map(|(line, ..)| format!("{line}\n")).collect();
-            write_whole(&dir.join("clips.jsonl"), &lines)
+            write_whole(&dir.join("clips.jsonl"), clips.iter().map(|(line, ..)| format!("{line}\n")))
         })?;
         Ok(range.len())
     }
@@ -221,18 +227,27 @@ impl Job<'_> {
         Some((line, reference, frames))
     }
 
-    /// The manifest: the lines of all units that are there, in order.
+    /// The manifest: the lines of all units that are there, in order. What the folder holds is looked at, not what was asked
+    /// for: of millions, an interruption leaves few.
     fn manifest(&self, units: usize) -> Result<()> {
-        let lines: String = (0..units).filter_map(|u| fs::read_to_string(self.lines_of(u)).ok()).collect();
-        write_whole(&self.out.join("manifest.jsonl"), &lines)
+        let mut there = Vec::new();
+        for entry in fs::read_dir(self.out).map_err(Error::io(self.out))? {
+            let name = entry.map_err(Error::io(self.out))?.file_name();
+            let unit = name.to_str().and_then(|name| name.rsplit_once('_')?.1.parse().ok());
+            there.extend(unit.filter(|unit| *unit < units && *name == *self.name(*unit)));
+        }
+        there.sort_unstable();
+        let lines = there.into_iter().filter_map(|unit| fs::read_to_string(self.lines_of(unit)).ok());
+        write_whole(&self.out.join("manifest.jsonl"), lines)
     }
 }
 
 /// Writes a file under another name and renames it.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
+fn write_whole(path: &Path, parts: impl IntoIterator<Item = String>) -> Result<()> {
     let hidden = path.with_extension("partial");
     let mut file = fs::File::create(&hidden).map_err(Error::io(&hidden))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(&hidden))?;
+    let written = parts.into_iter().try_for_each(|part| file.write_all(part.as_bytes()));
+    written.and_then(|()| file.sync_all()).map_err(Error::io(&hidden))?;
     fs::rename(&hidden, path).map_err(Error::io(path))
 }
 

@@ -211,6 +211,22 @@ fn an_interrupted_run_goes_on_to_the_same_files() {
 }
 
 #[test]
+fn what_would_fill_the_memory_or_the_day_is_not_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let maps = MAPS.map(String::from);
+    let run = |frames: usize, side: usize, clips: usize, packed: usize| {
+        let options = ClipOptions { frames, width: side, height: side, ..options(Split::Train) };
+        Job { clips, ..job(dir.path(), &options, &maps, packed, &|| false) }.run().unwrap_err().to_string()
+    };
+    assert!(run(100_000, 2048, 1, 0).contains("a clip of 100000 frames of 2048x2048"));
+    assert!(run(16, 512, 100, 100).contains("100 clips packed together"));
+    assert!(run(16, 512, 100, usize::MAX).contains("100 clips packed together"));
+    // Stopped at once, and no manifest of fifty million clips looked for.
+    assert!(run(16, 64, 50_000_000, 0).contains("interrupted: 0"));
+    assert_eq!(fs::read(dir.path().join("manifest.jsonl")).unwrap(), b"");
+}
+
+#[test]
 fn arrays_have_the_shape_that_their_header_says() {
     let (options, maps) = (options(Split::Train), vec!["normal".to_string(), "depth".into()]);
     let dir = tempfile::tempdir().unwrap();
