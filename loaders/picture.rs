@@ -67,7 +67,7 @@ impl Picture {
     }
 
     /// The picture in colour: grey three times over, alpha left out as if it were opaque (what Pillow's `convert("RGB")`
-    /// does).
+    /// does). What has other channels than pictures have stays as it is, see [`Picture::is_valid`].
     pub fn rgb(self) -> Picture {
         let pixels: Vec<u8> = match self.channels {
             1 | 2 => self.pixels.chunks_exact(self.channels).flat_map(|p| [p[0]; 3]).collect(),
@@ -77,9 +77,10 @@ impl Picture {
         Picture { channels: 3, pixels, ..self }
     }
 
-    /// The picture in colour, laid over a background where it has alpha: `(a·c + (255 − a)·b) / 255`, rounded.
+    /// The picture in colour, laid over a background where it has alpha: `(a·c + (255 − a)·b) / 255`, rounded. What has
+    /// other channels than pictures have stays as it is, see [`Picture::is_valid`].
     pub fn over(self, background: [u8; 3]) -> Picture {
-        if !self.channels.is_multiple_of(2) {
+        if !matches!(self.channels, 2 | 4) {
             return self.rgb();
         }
         let mix = |colour: u8, alpha: u8, below: u8| {

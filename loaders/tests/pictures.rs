@@ -88,6 +88,9 @@ fn colours_are_flattened_by_the_rule_asked_for() {
     assert_eq!(picture(4, &[1, 2, 3, 0]).over([9, 8, 7]).pixels, [9, 8, 7]);
     assert_eq!(picture(4, &[100, 2, 3, 255]).over([9, 8, 7]).pixels, [100, 2, 3]);
     assert_eq!(picture(2, &[100, 128]).over([0, 255, 0]).pixels, [50, 177, 50]);
+    for channels in [0, 6] {
+        assert_eq!(picture(channels, &[1; 6]).over([0; 3]), picture(channels, &[1; 6]));
+    }
     assert!(!picture(3, &[1, 2]).is_valid());
 }
 
