@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use muybridge::loaders::{Piece, TorchFile, copy_tensors};
+use muybridge::loaders::{Piece, TorchFile, copy_tensors, write_json};
 use muybridge::presets::Preset;
 use muybridge::{DType, Weights, ldm};
 use serde_json::Value;
@@ -189,10 +189,7 @@ fn write(job: &Job, dtype: Option<DType>) -> Result<(), Failure> {
     let length = copy_tensors(&job.weights, &job.pieces, &job.to, dtype, &mut progress)?;
     bar.finish_and_clear();
     if let (Some(config), Some(folder)) = (&job.config, folder) {
-        let path = folder.join("config.json");
-        let partial = folder.join(".config.json.partial");
-        let whole = fs::write(&partial, format!("{config:#}\n")).and_then(|()| fs::rename(&partial, &path));
-        whole.map_err(|e| Failure(format!("{}: {e}", path.display())))?;
+        write_json(folder.join("config.json"), config)?;
     }
     let left = if job.left_out > 0 { format!(", {} left out", job.left_out) } else { String::new() };
     say!("{}: {} tensors, {}{left}", job.to.display(), job.pieces.len(), table::bytes(length));

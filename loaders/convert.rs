@@ -101,6 +101,10 @@ pub fn copy_tensors(
 fn plan<'a>(weights: &Weights, piece: &'a Piece, dtype: Option<DType>) -> Result<Planned<'a>> {
     let (stored, mut shape) = weights.stored_form(&piece.source)?;
     let wrong = |reason: String| LoadError::tensor(weights.label(), &piece.source, reason);
+    // Elements of four or six bits share bytes.
+    if stored.bitsize() < 8 && matches!(piece.cut, Cut::Transposed | Cut::Part { .. }) {
+        return Err(wrong(format!("its numbers of {} bits ({stored}) can only be taken whole", stored.bitsize())));
+    }
     match piece.cut {
         Cut::Whole => {}
         Cut::Squeezed => {

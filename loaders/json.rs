@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::marker::PhantomData;
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, de};
 use serde_json::{Map, Number, Value};
 
 use crate::error::{LoadError, Result, shown};
+use crate::partial::Partial;
 
 /// Reads a whole regular file of at most `most` bytes.
 pub(crate) fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>> {
@@ -21,6 +22,17 @@ pub(crate) fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>> {
     file.take(most + 1).read_to_end(&mut bytes).map_err(LoadError::io(path))?;
     check_length(path, bytes.len() as u64, most)?;
     Ok(bytes)
+}
+
+/// Writes a value as an indented JSON file. It appears under its name when it is complete and on disk, or not at all.
+///
+/// # Errors
+/// The system refuses to write.
+pub fn write_json(path: impl AsRef<Path>, value: &Value) -> Result<()> {
+    let path = path.as_ref();
+    let (partial, mut file) = Partial::file(path).map_err(LoadError::io(path))?;
+    file.write_all(format!("{value:#}\n").as_bytes()).map_err(LoadError::io(path))?;
+    partial.commit(file).map_err(LoadError::io(path))
 }
 
 /// Refuses a length above `most`.

@@ -38,6 +38,7 @@ pub use file::SafetensorsFile;
 pub use finite::first_non_finite;
 pub use header::{Header, TensorEntry};
 pub use index::Index;
+pub use json::write_json;
 pub use picture::Picture;
 pub use report::{CensusEntry, LoadReport};
 pub use tensors::{read_tensors, write_tensors};

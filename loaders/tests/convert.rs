@@ -91,6 +91,15 @@ fn what_fails_leaves_nothing_behind() {
     for (error, words) in rows {
         assert!(error.to_string().contains(words), "{error}");
     }
+    let (narrow, header) =
+        (dir.path().join("n.safetensors"), br#"{"n":{"dtype":"F4","shape":[2,4],"data_offsets":[0,4]}}"#);
+    fs::write(&narrow, [&(header.len() as u64).to_le_bytes()[..], header, &[0; 4]].concat()).unwrap();
+    for cut in [Cut::Transposed, Cut::Part { index: 0, of: 2 }] {
+        let weights = Weights::open(&narrow).unwrap();
+        let error = copy_tensors(&weights, &[piece("a", "n", cut)], &path, None, &mut |_| true).unwrap_err();
+        assert!(error.to_string().contains("4 bits (F4)"), "{error}");
+    }
+    fs::remove_file(narrow).unwrap();
     let stopped = copy_tensors(&weights(), &[Piece::new("m", "m")], &path, None, &mut |_| false).unwrap_err();
     assert!(matches!(stopped, LoadError::Io { .. }), "{stopped}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
