@@ -2,9 +2,10 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::thread::Builder;
 
 use super::Shuffle;
-use super::scores::dot;
+use super::scores::{dot, unthreaded};
 use crate::error::{Error, Result};
 
 const MODEL: &str = "selection";
@@ -102,7 +103,7 @@ impl Ord for Candidate {
 /// least 1 − 1/e of the best (Nemhauser, Wolsey, Fisher, 1978). `step` is told how many are taken.
 ///
 /// # Errors
-/// Rows of different lengths, and the errors of `step`.
+/// Rows of different lengths, threads that the system refuses, and the errors of `step`.
 pub fn covering<E: From<Error>>(
     pool: Rows<'_>,
     real: Rows<'_>,
@@ -123,11 +124,13 @@ pub fn covering<E: From<Error>>(
     let mut gains = vec![0.0f64; pool.count()];
     let share = gains.len().div_ceil(threads.max(1)).max(1);
     std::thread::scope(|scope| {
-        for (i, gains) in gains.chunks_mut(share).enumerate() {
+        gains.chunks_mut(share).enumerate().try_for_each(|(i, gains)| {
             let (gain, covered) = (&gain, &covered);
-            scope.spawn(move || gains.iter_mut().enumerate().for_each(|(j, g)| *g = gain(i * share + j, covered)));
-        }
-    });
+            let work = move || gains.iter_mut().enumerate().for_each(|(j, g)| *g = gain(i * share + j, covered));
+            Builder::new().spawn_scoped(scope, work).map(drop)
+        })
+    })
+    .map_err(unthreaded)?;
     let first = gains.into_iter().enumerate().map(|(place, gain)| Candidate { gain, place, seen: 0 });
     let mut heap: BinaryHeap<Candidate> = first.collect();
     let mut taken: Vec<usize> = Vec::new();

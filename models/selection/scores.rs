@@ -5,6 +5,7 @@
 //! into the list over all of it.
 
 use std::cmp::Ordering;
+use std::thread::Builder;
 
 use muybridge_kernels as ops;
 use muybridge_runtime::{DType, Device, Graph, HostTensor, Plan, TensorDesc, Weight};
@@ -40,7 +41,7 @@ impl Neighbour {
 /// `width` and are taken as they are; `done` is told how many tiles are done, and of how many.
 ///
 /// # Errors
-/// Rows that are no whole number, `k` of 0, the errors of the device, and those of `done`.
+/// Rows that are no whole number, `k` of 0, threads that the system refuses, the errors of the device, and those of `done`.
 pub fn nearest<E: From<Error>>(
     device: &Device,
     pool: &[f32],
@@ -63,7 +64,7 @@ pub fn nearest<E: From<Error>>(
         let plan = tile_plan(device, columns, width, ROWS.min(lists.len()))?;
         for (rows, lists) in pool.chunks(ROWS * width).zip(lists.chunks_mut(ROWS)) {
             let cosines = product(&plan, rows, width)?;
-            keep(&cosines, columns.len() / width, block * COLUMNS, k, lists, device.caps().threads);
+            keep(&cosines, columns.len() / width, block * COLUMNS, k, lists, device.caps().threads)?;
             count += 1;
             done(count, tiles)?;
         }
@@ -92,17 +93,28 @@ fn product(plan: &Plan, rows: &[f32], width: usize) -> Result<Vec<f32>> {
 }
 
 /// Enters a tile of cosines into the lists of its rows, on so many threads.
-fn keep(cosines: &[f32], columns: usize, first: usize, k: usize, lists: &mut [Vec<Neighbour>], threads: usize) {
+fn keep(
+    cosines: &[f32],
+    columns: usize,
+    first: usize,
+    k: usize,
+    lists: &mut [Vec<Neighbour>],
+    threads: usize,
+) -> Result<()> {
     let share = lists.len().div_ceil(threads.max(1)).max(1);
     std::thread::scope(|scope| {
-        for (lists, cosines) in lists.chunks_mut(share).zip(cosines.chunks(share * columns)) {
-            scope.spawn(move || {
-                for (list, row) in lists.iter_mut().zip(cosines.chunks(columns)) {
-                    enter(list, row, first, k);
-                }
-            });
-        }
-    });
+        lists.chunks_mut(share).zip(cosines.chunks(share * columns)).try_for_each(|(lists, cosines)| {
+            let rows = lists.iter_mut().zip(cosines.chunks(columns));
+            let work = move || rows.for_each(|(list, row)| enter(list, row, first, k));
+            Builder::new().spawn_scoped(scope, work).map(drop)
+        })
+    })
+    .map_err(unthreaded)
+}
+
+/// The system makes no more threads.
+pub(super) fn unthreaded(error: std::io::Error) -> Error {
+    Error::call(MODEL, format!("a thread cannot be made: {error}"))
 }
 
 fn enter(list: &mut Vec<Neighbour>, row: &[f32], first: usize, k: usize) {
