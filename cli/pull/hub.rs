@@ -75,7 +75,8 @@ impl Hub {
     pub(super) fn of_environment() -> Hub {
         let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
-        let wait = set("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|v| v.parse().ok()).filter(|seconds| *seconds > 0);
+        let wait =
+            set("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|v| v.parse().ok()).filter(|seconds| (1..=3600).contains(seconds));
         let config = ureq::Agent::config_builder()
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_per_read(Some(Duration::from_secs(wait.unwrap_or(MOST_WAIT))))
