@@ -4,16 +4,17 @@
 //! compare. A set may lie in several files of a folder, in the order of their names.
 
 use std::fs::File;
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parquet::basic::{Repetition, Type};
-use parquet::column::reader::get_typed_column_reader;
+use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, FloatType};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
@@ -29,9 +30,11 @@ const SCHEMA: &str = "message clips {
     REQUIRED group embedding (LIST) { REPEATED group list { REQUIRED FLOAT element; } }
 }";
 
-/// Most numbers of an embedding, and most rows that are read.
+/// Most numbers of an embedding, and most bytes of an id or a hash.
 const MAX_WIDTH: usize = 1 << 16;
-const MAX_ROWS: usize = 1 << 28;
+const MAX_TEXT: usize = 1 << 10;
+/// Texts that are decoded at a time: encodings that repeat a text make many long ones of few bytes.
+const TEXTS: usize = 256;
 
 /// Clips and their embeddings.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -168,9 +171,45 @@ fn parts(path: &Path) -> Result<Vec<PathBuf>> {
     if files.is_empty() { Err(wrong("no .parquet file in it".into())) } else { Ok(files) }
 }
 
+/// Memory that a file may still ask for: encodings repeat what they hold, but clips and their embeddings hardly do, so that a
+/// file takes little more memory than it has bytes.
+struct Budget(u64);
+
+impl Budget {
+    fn of(file: &File) -> std::io::Result<Budget> {
+        Ok(Budget((64 << 20) + file.metadata()?.len().saturating_mul(64)))
+    }
+
+    fn take(&mut self, bytes: u64) -> Result<(), ParquetError> {
+        let beyond = || ParquetError::General("far more values than the file has bytes for".into());
+        self.0 = self.0.checked_sub(bytes).ok_or_else(beyond)?;
+        Ok(())
+    }
+
+    /// Takes what the pages of a column say that they hold.
+    fn take_pages(&mut self, group: &dyn RowGroupReader, column: usize) -> Result<(), ParquetError> {
+        let mut pages = group.get_column_page_reader(column)?;
+        while let Some(page) = pages.peek_next_page()? {
+            if !page.is_dict {
+                let levels = page.num_levels.or(page.num_rows).unwrap_or(0);
+                self.take((levels as u64).saturating_mul(size_of::<f32>() as u64))?;
+            }
+            pages.skip_next_page()?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads one file. The parquet crate answers some that are damaged with a panic; nothing that it held is used after that.
 fn read(path: &Path) -> Result<Embeddings> {
     let wrong = |reason: &str| Error::File { file: path.into(), reason: reason.into() };
+    catch_unwind(|| decode(path)).unwrap_or_else(|_| Err(wrong("damaged: its pages do not fit its metadata")))
+}
+
+fn decode(path: &Path) -> Result<Embeddings> {
+    let wrong = |reason: &str| Error::File { file: path.into(), reason: reason.into() };
     let file = File::open(path).map_err(|e| wrong(&e.to_string()))?;
+    let mut budget = Budget::of(&file).map_err(|e| wrong(&e.to_string()))?;
     let reader = SerializedFileReader::new(file).map_err(|e| refused(path, e))?;
     let metadata = reader.metadata().file_metadata();
     let names: Vec<String> = metadata.schema_descr().columns().iter().map(|c| c.path().string()).collect();
@@ -194,23 +233,8 @@ fn read(path: &Path) -> Result<Embeddings> {
     let mut all = Embeddings { model: model.unwrap_or_default(), ..Embeddings::default() };
     for i in 0..reader.num_row_groups() {
         let group = reader.get_row_group(i).map_err(|e| refused(path, e))?;
-        let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(usize::MAX);
-        if rows.saturating_add(all.len()) > MAX_ROWS {
-            return Err(wrong("too many rows"));
-        }
-        let text = |column: usize| -> Result<Vec<String>> {
-            let column = group.get_column_reader(column).map_err(|e| refused(path, e))?;
-            let (mut reader, mut values) = (get_typed_column_reader::<ByteArrayType>(column), Vec::new());
-            reader.read_records(rows, None, None, &mut values).map_err(|e| refused(path, e))?;
-            values.iter().map(|v| v.as_utf8().map(String::from).map_err(|e| refused(path, e))).collect()
-        };
-        let (ids, hashes) = (text(id)?, text(hash)?);
-        let column = group.get_column_reader(list).map_err(|e| refused(path, e))?;
-        let mut column = get_typed_column_reader::<FloatType>(column);
-        let (mut defined, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());
-        column
-            .read_records(rows, Some(&mut defined), Some(&mut repeated), &mut values)
-            .map_err(|e| refused(path, e))?;
+        let (rows, part) = columns(&*group, [id, hash, list], &mut budget).map_err(|e| refused(path, e))?;
+        let Columns { ids, hashes, repeated, values } = part;
         let starts = repeated.iter().filter(|r| **r == 0).count();
         if (ids.len(), hashes.len(), starts) != (rows, rows, rows) || values.len() != repeated.len() {
             return Err(wrong("columns of different lengths, or empty lists"));
@@ -225,6 +249,56 @@ fn read(path: &Path) -> Result<Embeddings> {
         }
     }
     Ok(all)
+}
+
+/// What the columns of a row group hold.
+struct Columns {
+    ids: Vec<String>,
+    hashes: Vec<String>,
+    /// 0 where a list begins.
+    repeated: Vec<i16>,
+    values: Vec<f32>,
+}
+
+/// The rows that a group says it has, and its columns.
+fn columns(
+    group: &dyn RowGroupReader,
+    [id, hash, list]: [usize; 3],
+    budget: &mut Budget,
+) -> Result<(usize, Columns), ParquetError> {
+    let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(usize::MAX);
+    budget.take(rows as u64)?;
+    [id, hash, list].into_iter().try_for_each(|column| budget.take_pages(group, column))?;
+    let mut text = |column: usize| texts(get_typed_column_reader(group.get_column_reader(column)?), rows, budget);
+    let (ids, hashes) = (text(id)?, text(hash)?);
+    let mut column = get_typed_column_reader::<FloatType>(group.get_column_reader(list)?);
+    let (mut defined, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    column.read_records(rows, Some(&mut defined), Some(&mut repeated), &mut values)?;
+    Ok((rows, Columns { ids, hashes, repeated, values }))
+}
+
+fn texts(
+    mut column: ColumnReaderImpl<ByteArrayType>,
+    rows: usize,
+    budget: &mut Budget,
+) -> Result<Vec<String>, ParquetError> {
+    let mut texts = Vec::new();
+    while texts.len() < rows {
+        let mut values = Vec::new();
+        column.read_records(TEXTS.min(rows - texts.len()), None, None, &mut values)?;
+        if values.is_empty() {
+            break;
+        }
+        for value in &values {
+            if value.len() > MAX_TEXT {
+                let reason = format!("an id or hash of {} bytes, at most {MAX_TEXT} are read", value.len());
+                return Err(ParquetError::General(reason));
+            }
+            budget.take(value.len() as u64)?;
+            texts.push(value.as_utf8()?.to_string());
+        }
+    }
+    Ok(texts)
 }
 
 #[cfg(test)]
@@ -268,8 +342,35 @@ mod tests {
         let empty = dir.path().join("empty");
         std::fs::create_dir(&empty).expect("a folder");
         assert!(Embeddings::open(&empty).is_err());
+        let long = "x".repeat(MAX_TEXT + 1);
+        Embeddings { width: 1, ids: vec![long], hashes: vec![String::new()], rows: vec![1.0], ..Embeddings::default() }
+            .write(&file)
+            .expect("written");
+        assert!(Embeddings::open(&file).is_err_and(|e| e.to_string().contains("1025 bytes")));
         let mut e = Embeddings::default();
         assert!(e.push("a", "", &[]).is_err() && e.push("a", "", &[f32::NAN]).is_err());
         assert!(e.push("a", "", &[1.0]).is_ok() && e.push("b", "", &[1.0, 2.0]).is_err());
+    }
+
+    #[test]
+    fn damaged_files_are_refused_without_a_panic() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("damaged.parquet");
+        some(0, 40, "m").write(&file)?;
+        let sound = std::fs::read(&file).expect("read");
+        for (i, flip) in (0..sound.len()).step_by(7).flat_map(|i| [(i, 0xff), (i, 0x10)]) {
+            let mut bytes = sound.clone();
+            bytes[i] ^= flip;
+            std::fs::write(&file, bytes).expect("written");
+            // Not every byte makes a difference that can be seen.
+            assert!(Embeddings::open(&file).map_or_else(|e| matches!(e, Error::File { .. }), |e| e.len() <= 40));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_asks_for_no_more_memory_than_its_bytes_allow() {
+        let mut budget = Budget(10);
+        assert!(budget.take(8).is_ok() && budget.take(3).is_err() && budget.take(2).is_ok());
     }
 }
