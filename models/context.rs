@@ -73,14 +73,15 @@ impl Windows {
             Weighting::Flat => 1.0,
             Weighting::Pyramid => (k + 1).min(window.len() - k) as f64,
         };
-        let mut totals = vec![0.0; self.frames];
+        let frames = self.frames.max(1);
+        let mut totals = vec![0.0; frames];
         for window in windows {
             for (k, frame) in window.iter().enumerate() {
-                totals[*frame % self.frames] += raw(window, k);
+                totals[*frame % frames] += raw(window, k);
             }
         }
         let share = |window: &Vec<usize>| {
-            let of = |(k, frame): (usize, &usize)| (raw(window, k) / totals[*frame % self.frames]) as f32;
+            let of = |(k, frame): (usize, &usize)| (raw(window, k) / totals[*frame % frames]) as f32;
             window.iter().enumerate().map(of).collect()
         };
         windows.iter().map(share).collect()
@@ -120,15 +121,11 @@ pub fn interpolate(
     if factor < 2 {
         return Ok(latents.to_vec());
     }
-    let longer = (frames - 1).checked_mul(factor).map(|n| n + 1);
-    let total = longer.and_then(|n| n.checked_mul(outer)).and_then(|n| n.checked_mul(inner)).filter(|n| *n < 1 << 32);
-    let (Some(longer), Some(total)) = (longer, total) else {
-        return Err(Error::call(MODEL, format!("{frames} frames times {factor} are too many")));
-    };
+    let longer = lengthened(frames, factor, outer * inner)?;
     let frame = |f: usize| -> Vec<f32> {
         (0..outer).flat_map(|o| &latents[(o * frames + f) * inner..][..inner]).copied().collect()
     };
-    let mut result = vec![0.0; total];
+    let mut result = vec![0.0; longer * outer * inner];
     let mut put = |place: usize, values: &[f32]| {
         for o in 0..outer {
             result[(o * longer + place) * inner..][..inner].copy_from_slice(&values[o * inner..][..inner]);
@@ -150,6 +147,17 @@ pub fn interpolate(
     Ok(result)
 }
 
+/// Frames of a video with `factor − 1` made between neighbours, each of `count` numbers.
+///
+/// # Errors
+/// 2³² numbers or more in all.
+pub(crate) fn lengthened(frames: usize, factor: usize, count: usize) -> Result<usize> {
+    let longer = frames.saturating_sub(1).checked_mul(factor.max(1)).and_then(|n| n.checked_add(1));
+    let fits = |n: &usize| n.checked_mul(count).is_some_and(|all| all < 1 << 32);
+    let reason = || format!("{frames} frames times {factor}, of {count} numbers each, are too many");
+    longer.filter(fits).ok_or_else(|| Error::call(MODEL, reason()))
+}
+
 /// Cosine above which two frames count as parallel.
 const PARALLEL: f64 = 0.9995;
 
@@ -161,4 +169,26 @@ fn shares(v0: &[f32], v1: &[f32], t: f64, between: Between) -> (f64, f64) {
     }
     let angle = cosine.acos();
     (((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_beyond_any_use_are_refused() -> Result<()> {
+        assert_eq!(interpolate(&[0.0, 1.0], [1, 2, 1], 2, Between::Linear)?, [0.0, 0.5, 1.0]);
+        for factor in [usize::MAX, usize::MAX / 2, 1 << 40] {
+            assert!(interpolate(&[0.0, 1.0], [1, 2, 1], factor, Between::Linear).is_err());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_video_without_frames_has_no_weights() {
+        let none = Windows { frames: 0, size: 4, strides: 1, overlap: 1, closed: true };
+        assert!(none.at(0).is_err());
+        assert!(none.weights(&[], Weighting::Flat).is_empty());
+        assert_eq!(none.weights(&[vec![0]], Weighting::Flat), [[1.0]]);
+    }
 }

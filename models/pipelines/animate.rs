@@ -16,7 +16,7 @@ use super::planner::Planner;
 use super::stages::{FrameFeatures, Size, embed, encode, filter, pixels, reference, reference_plan, rgb};
 use super::steps::{Clip, Windowed, accumulate, frames_of};
 use super::watch::{Clock, Event, Flow, Stage, Watch};
-use crate::context::{Between, Weighting, Windows, interpolate};
+use crate::context::{Between, Weighting, Windows, interpolate, lengthened};
 use crate::controlnet::ControlNet;
 use crate::error::{Error, Result};
 use crate::guider::GuiderShape;
@@ -92,6 +92,8 @@ pub struct Animator {
     device: Device,
     options: AnimateOptions,
     size: Size,
+    /// Channels of the latents.
+    channels: usize,
     memory: MemoryPlan,
 }
 
@@ -115,8 +117,12 @@ impl Animator {
             return Err(Error::call(MODEL, reason));
         }
         let size = Size { width, height, factor };
+        let (channels, [h, w]) = (vae.config().latent_channels, size.latents());
+        if let Some((factor, _)) = options.between {
+            lengthened(frames, factor, h * w * channels)?;
+        }
         let memory = Planner { components: &components, options: &options, device, size }.plan()?;
-        Ok(Animator { components, device: device.clone(), options, size, memory })
+        Ok(Animator { components, device: device.clone(), options, size, channels, memory })
     }
 
     /// The same video from other noise.
@@ -149,7 +155,7 @@ impl Animator {
         scheduler.set_timesteps(&Run::of(self.options.steps))?;
         let steps = scheduler.timesteps().len();
         let latents = match &input.resume {
-            Some(done) if done.steps >= steps => done.latents.clone(),
+            Some(done) if done.steps >= steps => self.fits(&done.latents)?,
             _ => self.denoise(input, &mut *scheduler, &mut watch)?,
         };
         let latents = self.interpolated(latents)?;
@@ -207,7 +213,7 @@ impl Animator {
         scheduler: &mut dyn Scheduler,
         watch: &mut Watch<'_>,
     ) -> Result<HostTensor> {
-        let (embedding, reference_latents, channels) = self.see(&input.reference, watch)?;
+        let (embedding, reference_latents) = self.see(&input.reference, watch)?;
         let pose = self.guide(input, watch)?;
         let mut clock = Clock::start(Stage::Reference, 1, watch)?;
         let bank = {
@@ -220,7 +226,7 @@ impl Animator {
         let mut network =
             self.network(Clip { embedding, bank, pose, controls: &input.controls, size: self.size }, watch)?;
         let mut noise = TorchCpu::new(self.options.seed);
-        let (first, mut latents) = self.start(input, scheduler, channels, &mut noise)?;
+        let (first, mut latents) = self.start(input, scheduler, &mut noise)?;
         let steps = scheduler.timesteps().len();
         let count = self.windows()?.at(0)?.len();
         let mut clock = Clock::start(Stage::Denoising, (steps - first) * count, watch)?;
@@ -262,8 +268,8 @@ impl Animator {
         Ok(Windowed::new(&self.device, denoiser, nets, clip))
     }
 
-    /// The reference's embedding `[1,C]` and latents `[1,h,w,C]`, and the channels of latents.
-    fn see(&self, picture: &Picture, watch: &mut Watch<'_>) -> Result<(HostTensor, HostTensor, usize)> {
+    /// The reference's embedding `[1,C]` and latents `[1,h,w,C]`.
+    fn see(&self, picture: &Picture, watch: &mut Watch<'_>) -> Result<(HostTensor, HostTensor)> {
         let mut clock = Clock::start(Stage::Embedding, 1, watch)?;
         let (clip_pixels, embedding, loaded) = embed(&self.components, &self.device, self.options.dtype, picture)?;
         watch.tell(Event::Loaded(&loaded))?;
@@ -281,7 +287,7 @@ impl Animator {
             latents: &latents,
         })?;
         clock.tick(1, watch)?;
-        Ok((embedding, latents, vae.config().latent_channels))
+        Ok((embedding, latents))
     }
 
     /// Features of every frame: the sum of all guiders'.
@@ -357,29 +363,38 @@ impl Animator {
         Ok(Windows { frames, size, strides, overlap, closed: true })
     }
 
+    /// Extents of the latents of the motion's frames.
+    fn latents(&self) -> [usize; 4] {
+        let [h, w] = self.size.latents();
+        [self.options.frames, h, w, self.channels]
+    }
+
+    /// Latents that were given, if they are as many as the options ask for.
+    fn fits(&self, given: &HostTensor) -> Result<HostTensor> {
+        let wanted = self.latents();
+        match given.shape().dims() == wanted {
+            true => Ok(given.convert(DType::F32)),
+            false => Err(Error::call(MODEL, format!("latents {}, wanted {wanted:?}", given.desc()))),
+        }
+    }
+
     /// The first step and the latents before it.
     fn start(
         &self,
         input: &AnimateInput,
         scheduler: &dyn Scheduler,
-        channels: usize,
         noise: &mut TorchCpu,
     ) -> Result<(usize, HostTensor)> {
-        let [h, w] = self.size.latents();
-        let shape = [self.options.frames, h, w, channels];
-        let fits = |t: &HostTensor| match t.shape().dims() == shape {
-            true => Ok(t.convert(DType::F32)),
-            false => Err(Error::call(MODEL, format!("latents {}, wanted {shape:?}", t.desc()))),
-        };
         if let Some(done) = &input.resume {
-            return Ok((done.steps, fits(&done.latents)?));
+            return Ok((done.steps, self.fits(&done.latents)?));
         }
         let latents = match &input.latents {
-            Some(given) => fits(given)?,
+            Some(given) => self.fits(given)?,
             // Drawn as the published pipelines draw them: channels first.
             None => {
-                let drawn = noise.normal(shape.iter().product())?;
-                HostTensor::new([channels, self.options.frames, h, w], drawn)?.permute(&[1, 2, 3, 0])?
+                let [frames, h, w, channels] = self.latents();
+                let drawn = noise.normal(frames * h * w * channels)?;
+                HostTensor::new([channels, frames, h, w], drawn)?.permute(&[1, 2, 3, 0])?
             }
         };
         let (sigma, values) = (scheduler.init_noise_sigma(), latents.to_f32());

@@ -103,12 +103,14 @@ impl<'a> Windowed<'a> {
 
 /// Some frames `[n,h,w,C]` of `[F,h,w,C]`.
 pub(super) fn frames_of(all: &HostTensor, frames: &[usize]) -> Result<HostTensor> {
-    let dims = all.shape();
-    let (count, each) = (dims[0], dims.count() / dims[0].max(1));
+    let [count, h, w, channels] = *all.shape().dims() else {
+        return Err(Error::call("Animator", format!("latents {}, wanted [F,h,w,C]", all.desc())));
+    };
+    let each = h * w * channels;
     let values = all.to_f32();
     let mut part = Vec::with_capacity(frames.len() * each);
-    frames.iter().for_each(|f| part.extend_from_slice(&values[f % count * each..][..each]));
-    Ok(HostTensor::new([frames.len(), dims[1], dims[2], dims[3]], part)?)
+    frames.iter().for_each(|f| part.extend_from_slice(&values[f % count.max(1) * each..][..each]));
+    Ok(HostTensor::new([frames.len(), h, w, channels], part)?)
 }
 
 /// Adds a window's prediction, each frame with its weight.
