@@ -155,7 +155,7 @@ impl Op for Conv2d {
         }
         let e = self.extents(inputs);
         let [c1, c2] = e.channels;
-        if w.shape.dims()[1..] != [c1 + c2, self.kernel[0], self.kernel[1]] {
+        if w.shape.dims()[1..] != [c1 + c2, self.kernel[0], self.kernel[1]] || self.kernel.contains(&0) {
             return Err(Mismatch(format!("w {w}, wanted [Cout, {}, {}, {}]", c1 + c2, self.kernel[0], self.kernel[1])));
         }
         let reach = |i: usize| e.input[i] + self.padding[i] + self.padding[i + 2] >= self.kernel[i];
