@@ -78,7 +78,9 @@ impl Folded {
     /// `weight [Cout, C, ..]`, and `bias [Cout]` where there is one, at the cursor.
     pub fn open(w: &Weights) -> Result<Folded> {
         let weight = w.get_any("weight")?;
-        let cout = weight.desc().shape.dims().first().copied().unwrap_or(0);
+        let &[cout, _, ..] = weight.desc().shape.dims() else {
+            return Err(Error::call("Folded", format!("{} {}, wanted [Cout, C, ..]", w.name("weight"), weight.desc())));
+        };
         let zeros = || owned(w.name("bias"), [cout], vec![0.0; cout]);
         let bias = w.optional("bias", [cout])?.map_or_else(zeros, Ok)?;
         Ok(Folded { path: w.path().into(), weight, bias })

@@ -175,6 +175,11 @@ impl I3d {
     /// # Errors
     /// Clips that are too small or too large, a device that fails, too little memory.
     pub fn plan(&self, batch: usize, frames: usize, size: [usize; 2], dtype: DType) -> Result<Plan> {
+        if !(1..=1 << 12).contains(&batch) || !(1..=1 << 12).contains(&frames) || size.iter().any(|n| *n > 224) {
+            let [height, width] = size;
+            let reason = format!("{batch} clips of {frames} frames of {width} x {height} pixels");
+            return Err(Error::call(MODEL, format!("{reason}, wanted at most 4096, 4096 and 224 x 224")));
+        }
         let mut g = Graph::new();
         let x = g.input("video", TensorDesc::new([batch, frames, size[0], size[1], 3], dtype));
         let [conv1a, conv2b, conv2c] = &self.stem;
