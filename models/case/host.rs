@@ -6,7 +6,7 @@ use muybridge_loaders::Config;
 use muybridge_runtime::{HostTensor, Shape};
 use serde_json::Value as Json;
 
-use super::Call;
+use super::{Call, MOST_SIDE};
 use crate::context::{Between, Windows, interpolate};
 use crate::error::{Error, Result};
 use crate::noise::{NoiseSource, TorchCpu, TorchCuda};
@@ -43,6 +43,14 @@ impl Call<'_> {
 
     pub(super) fn extent(&self, name: &str) -> Result<usize> {
         usize::try_from(self.integer(name)?).map_err(|e| self.wrong(format!("{name}: {e}")))
+    }
+
+    /// Pixels of a picture's side.
+    pub(super) fn side(&self, name: &str) -> Result<usize> {
+        match self.extent(name)? {
+            n @ 1..=MOST_SIDE => Ok(n),
+            n => Err(self.wrong(format!("{name} {n}, wanted 1 to {MOST_SIDE}"))),
+        }
     }
 
     fn text(&self, name: &str) -> Result<&str> {
@@ -227,7 +235,7 @@ fn randn(call: &Call<'_>) -> Result<Named> {
         return Err(call.wrong(format!("{} shapes, at most {} are drawn", shapes.len(), names.len())));
     }
     let mut draw = |(name, extents): (&&str, &Vec<usize>)| -> Result<(String, HostTensor)> {
-        let shape = Shape::new(extents)?;
+        let shape = call.shape(extents)?;
         Ok((name.to_string(), HostTensor::new(shape, source.normal(shape.count())?)?))
     };
     names.iter().zip(&shapes).map(&mut draw).collect()
@@ -244,7 +252,7 @@ fn resize(call: &Call<'_>) -> Result<Named> {
     let pixels = image.to_f32().into_iter().map(|p| p as u8).collect();
     let filter = call.text("filter")?.parse().map_err(|e| call.wrong(e))?;
     let picture = Picture { width, height, channels, pixels };
-    let resized = picture.resize(call.extent("width")?, call.extent("height")?, filter)?;
+    let resized = picture.resize(call.side("width")?, call.side("height")?, filter)?;
     let extents = [resized.height, resized.width, channels];
     let shape = Shape::new(&extents[..image.shape().rank()])?;
     let pixels: Vec<f32> = resized.pixels.into_iter().map(f32::from).collect();

@@ -162,7 +162,7 @@ fn cosines(call: &Call<'_>) -> Result<Named> {
 /// Clips in [0, 1] as I3D takes them; in VideoGPT's code by way of 8 bits, cut.
 fn preprocess(call: &Call<'_>) -> Result<Named> {
     call.known_args(&["resolution"])?;
-    let (video, side) = (call.input("video")?, call.extent("resolution")?);
+    let (video, side) = (call.input("video")?, call.side("resolution")?);
     let &[batch, 3, frames, height, width] = video.shape().dims() else {
         return Err(call.wrong(format!("video {}, wanted [B,3,T,H,W]", video.shape())));
     };

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use muybridge_loaders::{Config, Weights, read_tensors};
-use muybridge_runtime::{DType, Device, HostTensor, Tensor, TensorDesc, Weight};
+use muybridge_runtime::{DType, Device, HostTensor, Shape, Tensor, TensorDesc, Weight};
 use serde_json::Value as Json;
 
 use crate::error::{Error, Result};
@@ -160,6 +160,10 @@ impl Case {
     }
 }
 
+/// Most elements of a tensor that a line of a case's file asks for, and most pixels of a side.
+const MOST_ELEMENTS: usize = 1 << 31;
+const MOST_SIDE: usize = 1 << 14;
+
 /// One call on one device: what the runners of the kinds read.
 struct Call<'a> {
     case: &'a Case,
@@ -206,12 +210,21 @@ impl Call<'_> {
         if let Some(rule) = &record.procedural {
             let seed =
                 rule.seed.number().ok_or_else(|| self.wrong(format!("input {name}: a seed that is no number")))?;
-            let shape = muybridge_runtime::Shape::new(&rule.shape)?;
+            let shape = self.shape(&rule.shape)?;
             let desc = TensorDesc { shape, dtype: DType::F32 };
             return Ok(Weight::procedural(name, desc, seed, rule.amp as f32, 0.0).read()?);
         }
         let key = record.key.as_deref().unwrap_or(name);
         self.case.inputs.get(key).cloned().ok_or_else(missing)
+    }
+
+    /// A shape that the case's file gives.
+    fn shape(&self, extents: &[usize]) -> Result<Shape> {
+        let shape = Shape::new(extents)?;
+        if shape.count() > MOST_ELEMENTS {
+            return Err(self.wrong(format!("{shape} has more than {MOST_ELEMENTS} elements")));
+        }
+        Ok(shape)
     }
 
     fn has(&self, name: &str) -> bool {

@@ -2,13 +2,17 @@
 
 use crate::error::{Error, Result};
 
+/// Most pixels of a side.
+const MOST: usize = 1 << 14;
+
 /// Pixels `[height][width][channels]` with the shorter side brought to `side` and the middle of the longer one: bilinear with
 /// pixel centres aligned and no antialiasing, the longer side rounded up, as the usual code for the Fréchet video distance does.
 ///
 /// # Errors
-/// An extent of 0, or pixels that are not as many as the extents say.
+/// An extent of 0, a side of more than 16384 pixels, or pixels that are not as many as the extents say.
 pub fn shorter_side(pixels: &[f32], [height, width]: [usize; 2], channels: usize, side: usize) -> Result<Vec<f32>> {
-    if pixels.is_empty() || pixels.len() != height * width * channels || side == 0 {
+    let count = height.checked_mul(width).and_then(|n| n.checked_mul(channels));
+    if pixels.is_empty() || count != Some(pixels.len()) || !(1..=MOST).contains(&side) {
         let reason = format!("{} numbers for {width} x {height} pixels, wanted {side}", pixels.len());
         return Err(Error::call("preprocessing", reason));
     }
@@ -63,6 +67,7 @@ mod tests {
         assert_eq!(shorter_side(&wide, [2, 5], 1, 2)?, [1.0, 2.0, 6.0, 7.0]);
         assert_eq!(i3d_frame(&[0.0, 0.5, 1.0], [1, 1], 2)?[..3], [-1.0, 0.0, 1.0]);
         assert!(shorter_side(&wide, [2, 4], 1, 2).is_err() && shorter_side(&[], [0, 0], 1, 2).is_err());
+        assert!(shorter_side(&wide, [2, 5], 1, 1 << 20).is_err());
         Ok(())
     }
 }
