@@ -104,7 +104,9 @@ pub struct ControlNetConfig {
 /// Blocks in a list: more than any network has, few enough that a hostile file costs nothing.
 const MOST_LEVELS: usize = 16;
 /// Layers in a block.
-const MOST_LAYERS: usize = 128;
+pub(crate) const MOST_LAYERS: usize = 128;
+/// Zeros before a halving.
+const MOST_ZEROS: usize = 16;
 
 impl UnetConfig {
     /// Reads the fields of a `UNet2DConditionModel`.
@@ -199,9 +201,7 @@ impl Blocks {
             return Err(c.error("block_out_channels", format!("wanted {n} values, found {}", channels.len())).into());
         }
         let layers = c.opt_list_or_scalar("layers_per_block", n)?.unwrap_or_else(|| vec![2; n]);
-        if let Some(many) = layers.iter().find(|l| **l > MOST_LAYERS) {
-            return Err(c.error("layers_per_block", format!("{many}, at most {MOST_LAYERS} are read")).into());
-        }
+        layers.iter().try_for_each(|l| at_most(c, "layers_per_block", *l, MOST_LAYERS).map(drop))?;
         // The field called `attention_head_dim` has always held the number of heads (diffusers issue 2011).
         let heads = match c.opt_list_or_scalar("num_attention_heads", n)? {
             Some(heads) => {
@@ -276,7 +276,7 @@ impl Blocks {
             levels: (0..self.channels.len()).map(level).collect::<Result<_>>()?,
             context: used.first().or(self.contexts.first()).copied().unwrap_or(0),
             mid,
-            downsample_padding: c.or("downsample_padding", 1)?,
+            downsample_padding: at_most(c, "downsample_padding", c.or("downsample_padding", 1)?, MOST_ZEROS)?,
             resnet: self.resnet,
             time,
             joint_norms: false,
@@ -336,23 +336,19 @@ impl Field for Depth {
 impl Depth {
     /// The number for a layer, if there is one and it is not beyond all use.
     pub(crate) fn get(&self, layer: usize) -> Option<usize> {
-        let depth = match self {
+        self.at(layer).filter(|n| *n <= MOST_LAYERS)
+    }
+
+    fn at(&self, layer: usize) -> Option<usize> {
+        match self {
             Depth::All(n) => Some(*n),
             Depth::Each(list) => list.get(layer).copied(),
-        };
-        depth.filter(|n| *n <= MOST_LAYERS)
+        }
     }
 
     pub(crate) fn of(&self, c: &Config, field: &str, layer: usize) -> Result<usize> {
-        let depth = match self {
-            Depth::All(n) => Some(*n),
-            Depth::Each(list) => list.get(layer).copied(),
-        };
-        let depth = depth.ok_or_else(|| c.error(field, format!("no value for layer {layer} of a block")))?;
-        if depth > MOST_LAYERS {
-            return Err(c.error(field, format!("{depth}, at most {MOST_LAYERS} are read")).into());
-        }
-        Ok(depth)
+        let depth = self.at(layer).ok_or_else(|| c.error(field, format!("no value for layer {layer} of a block")))?;
+        at_most(c, field, depth, MOST_LAYERS)
     }
 }
 
@@ -414,6 +410,11 @@ fn kernel(c: &Config, field: &str) -> Result<usize> {
     } else {
         Err(unknown(c, field, &kernel.to_string(), "1, 3, 5, …"))
     }
+}
+
+/// A number of a configuration that is not beyond all use.
+pub(crate) fn at_most(c: &Config, field: &str, n: usize, most: usize) -> Result<usize> {
+    if n <= most { Ok(n) } else { Err(c.error(field, format!("{n}, wanted at most {most}")).into()) }
 }
 
 /// An activation by the name that PyTorch's world gives to it. None where the field is absent.

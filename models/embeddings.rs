@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 use crate::layers::Linear;
 use crate::stages::{Operands, Stages};
 
+/// Numbers of a table that is turned over when it is read: its extents are a configuration's, and need no file.
+const MOST_NUMBERS: usize = 1 << 28;
+
 /// How a time becomes the embedding that residual blocks read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimeOptions {
@@ -206,6 +209,10 @@ impl ClassEmbedding {
 
 /// An embedding table `[n, dim]` as a layer `[B, n]` → `[B, dim]`, for rows with a single one in them.
 fn transposed(w: &Weights, n: usize, dim: usize) -> Result<Linear> {
+    if n.checked_mul(dim).is_none_or(|count| count > MOST_NUMBERS) {
+        let reason = format!("{} [{n}, {dim}], at most {MOST_NUMBERS} numbers are read", w.name("weight"));
+        return Err(Error::call("TimeEmbedding", reason));
+    }
     let table = w.get("weight", [n, dim])?;
     let columns = table.read()?.permute(&[1, 0])?;
     Ok(Linear::of(w.path(), Weight::owned(table.name(), columns)))

@@ -4,10 +4,15 @@
 use muybridge_kernels::Activation;
 use muybridge_loaders::Config;
 
-use crate::config::{Blocks, Depth, Level, UnetConfig, activation, block_types, look_at, refuse_other, unknown};
+use crate::config::{
+    Blocks, Depth, Level, MOST_LAYERS, UnetConfig, activation, at_most, block_types, look_at, refuse_other, unknown,
+};
 use crate::embeddings::{AdditionOptions, TimeOptions};
 use crate::error::{Error, Result};
 use crate::motion::{MotionNames, MotionOptions};
+
+/// Rows of a table of positions: the frames of a clip that a motion module knows.
+const MOST_POSITIONS: usize = 4096;
 
 impl UnetConfig {
     /// Reads the fields of a network for pictures or clips, whichever class the configuration names.
@@ -80,6 +85,7 @@ impl UnetConfig {
             fits(adapter, &blocks)?;
         }
         let mid_layers: usize = if adapter.is_some() { 1 } else { c.or("mid_block_layers", 1)? };
+        at_most(c, "mid_block_layers", mid_layers, MOST_LAYERS)?;
         let motion = Motion2d::read(c, adapter, levels, mid_layers)?;
         let mut mid = blocks.mid(c, None)?;
         let depth = |i| match c.opt::<Depth>("transformer_layers_per_mid_block")? {
@@ -209,12 +215,13 @@ impl Motion3d {
             return Err(unknown(k, "cross_frame_attention_mode", &mode, "null"));
         }
         look_at(k, &["zero_initialize"]);
-        let most = k.or("temporal_position_encoding_max_len", 24)?;
+        let field = "temporal_position_encoding_max_len";
+        let most = at_most(k, field, k.or(field, 24)?, MOST_POSITIONS)?;
         let heads = sound(k, "num_attention_heads", k.or("num_attention_heads", 8)?)?;
         Ok(MotionOptions {
             heads,
-            depth: bounded(k, "num_transformer_block", k.or("num_transformer_block", 2)?)?,
-            attentions: bounded(k, "attention_block_types", types.len())?,
+            depth: at_most(k, "num_transformer_block", k.or("num_transformer_block", 2)?, MOST_LAYERS)?,
+            attentions: at_most(k, "attention_block_types", types.len(), MOST_LAYERS)?,
             divisor: sound(k, "temporal_attention_dim_div", k.or("temporal_attention_dim_div", 1)?)?,
             // Whatever the network's own norms have.
             groups: 32,
@@ -258,10 +265,11 @@ impl Motion2d {
             None => m.opt_list_or_scalar("reverse_temporal_transformer_layers_per_block", levels)?,
         };
         let up_depths = reversed.unwrap_or_else(|| depths.iter().rev().cloned().collect());
-        let mid_depths = m.opt_list_or_scalar(mid_depth, mid_layers)?.unwrap_or(vec![1; mid_layers]);
+        let mid_depths: Vec<usize> = m.opt_list_or_scalar(mid_depth, mid_layers)?.unwrap_or(vec![1; mid_layers]);
+        mid_depths.iter().try_for_each(|n| at_most(m, mid_depth, *n, MOST_LAYERS).map(drop))?;
         Ok(Motion2d {
             heads,
-            positions: m.or("motion_max_seq_length", 32)?,
+            positions: at_most(m, "motion_max_seq_length", m.or("motion_max_seq_length", 32)?, MOST_POSITIONS)?,
             depths,
             up_depths,
             mid_depths,
@@ -300,9 +308,4 @@ impl Motion2d {
 /// A number that divides.
 fn sound(c: &Config, field: &str, n: usize) -> Result<usize> {
     if n > 0 { Ok(n) } else { Err(c.error(field, "0 divides the channels").into()) }
-}
-
-/// A number of layers.
-fn bounded(c: &Config, field: &str, n: usize) -> Result<usize> {
-    if n <= 128 { Ok(n) } else { Err(c.error(field, format!("{n}, at most 128 are read")).into()) }
 }

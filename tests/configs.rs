@@ -54,6 +54,13 @@ fn what_is_not_supported_is_refused_by_name() {
         ("sd15-unet", "transformer_layers_per_block", json!([[1, 1], 1, 1, 1]), "reverse_transformer_layers_per_block"),
         ("sd15-unet", "layers_per_block", json!(1000), "1000"),
         ("sd15-unet", "conv_in_kernel", json!(4), "4"),
+        ("sd15-unet", "downsample_padding", json!(17), "at most 16"),
+        (
+            "animateanyone-unet3d",
+            "motion_module_kwargs",
+            json!({"temporal_position_encoding_max_len": 4097}),
+            "temporal_position_encoding_max_len",
+        ),
         ("sd15-controlnet", "controlnet_conditioning_channel_order", json!("gbr"), "gbr"),
         ("sd15-controlnet", "encoder_hid_dim", json!(8), "does not project"),
         ("sd15-controlnet", "class_embed_type", json!("simple_projection"), "simple_projection"),
@@ -68,6 +75,36 @@ fn what_is_not_supported_is_refused_by_name() {
         let error = open(preset, &with(preset, &[(field, value)])).expect_err(field).to_string();
         assert!(error.contains("some/config.json: field"), "{error}");
         assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
+fn motion_beyond_any_use_is_refused_by_name() {
+    let preset = Preset::find("sd15-unet").unwrap();
+    let of = |class: &str| {
+        let blocks = |way: &str| json!([format!("{way}BlockMotion"), format!("{way}BlockMotion")]);
+        let channels = ("block_out_channels", json!([32, 64]));
+        let (down, up) = (("down_block_types", blocks("Down")), ("up_block_types", blocks("Up")));
+        vec![("_class_name", json!(class)), channels, down, up, ("attention_head_dim", json!(null))]
+    };
+    for (field, value) in [
+        ("mid_block_layers", json!(1 << 40)),
+        ("temporal_transformer_layers_per_mid_block", json!(1000)),
+        ("motion_max_seq_length", json!(1 << 40)),
+    ] {
+        let mut fields = of("UNetMotionModel");
+        fields.push((field, value));
+        let error = open(preset, &with(preset, &fields)).expect_err(field).to_string();
+        assert!(error.contains(field) && error.contains("at most"), "{error}");
+    }
+}
+
+#[test]
+fn tables_beyond_any_use_are_refused_by_name() {
+    for name in ["sd15-unet", "sd15-controlnet"] {
+        let preset = Preset::find(name).unwrap();
+        let error = open(preset, &with(preset, &[("num_class_embeds", json!(1 << 20))])).expect_err(name).to_string();
+        assert!(error.contains("class_embedding.weight"), "{error}");
     }
 }
 
