@@ -67,6 +67,8 @@ pub struct Graph {
     pub(crate) inputs: Vec<Value>,
     pub(crate) states: Vec<Value>,
     pub(crate) outputs: Vec<(String, Value)>,
+    /// The value of each weight by its key.
+    weights: HashMap<usize, Value>,
 }
 
 impl Graph {
@@ -76,8 +78,12 @@ impl Graph {
     }
 
     fn push(&mut self, desc: TensorDesc, origin: Origin) -> Value {
+        let value = Value(self.values.len() as u32);
+        if let Origin::Weight(weight) = &origin {
+            self.weights.insert(weight.key(), value);
+        }
         self.values.push(ValueInfo { desc, origin });
-        Value(self.values.len() as u32 - 1)
+        value
     }
 
     /// An operand of every run, in the order of the calls.
@@ -96,11 +102,10 @@ impl Graph {
 
     /// A constant of the checkpoint. The same weight gives the same value.
     pub fn weight(&mut self, weight: &Weight) -> Value {
-        let same = |v: &ValueInfo| matches!(&v.origin, Origin::Weight(w) if w.key() == weight.key());
-        match self.values.iter().position(same) {
-            Some(i) => Value(i as u32),
-            None => self.push(weight.desc(), Origin::Weight(weight.clone())),
+        if let Some(value) = self.weights.get(&weight.key()) {
+            return *value;
         }
+        self.push(weight.desc(), Origin::Weight(weight.clone()))
     }
 
     /// Appends a node and gives its result.
@@ -117,7 +122,12 @@ impl Graph {
     /// [`Error::Mismatch`] with the node's path, where the operands do not fit the op.
     pub fn node_of(&mut self, path: &str, op: Arc<dyn Op>, inputs: &[Value]) -> Result<Value> {
         let descs: Vec<TensorDesc> = inputs.iter().map(|v| self.desc(*v)).collect();
-        let desc = op.infer(&descs).map_err(|m| Error::Mismatch { node: path.into(), op: op.name(), reason: m.0 })?;
+        let mismatch = |reason: String| Error::Mismatch { node: path.into(), op: op.name(), reason };
+        // Ops multiply extents unchecked: operands of a run come with any, and an op's result may be larger than they are.
+        let sound = |desc: &TensorDesc| Shape::new(desc.shape.dims()).map(drop).map_err(|e| mismatch(e.to_string()));
+        descs.iter().try_for_each(sound)?;
+        let desc = op.infer(&descs).map_err(|m| mismatch(m.0))?;
+        sound(&desc)?;
         let output = self.push(desc, Origin::Node(self.nodes.len()));
         self.nodes.push(Node { path: path.into(), op, inputs: inputs.to_vec(), output });
         Ok(output)
