@@ -18,6 +18,9 @@ use crate::tensor::{DType, TensorDesc};
 /// Alignment of every buffer and of every operand in it: a cache line, and the widest vector register.
 pub const ALIGN: u64 = 64;
 
+/// Buffers from this size on are held against the memory that there is.
+const LARGE: u64 = 64 << 20;
+
 /// Most operands of one host launch.
 const MAX_INPUTS: usize = 10;
 
@@ -138,9 +141,14 @@ impl Backend for CpuBackend {
     }
 
     fn allocate(&self, bytes: u64, what: &str) -> Result<Arc<dyn Buffer>> {
-        let oom = || Error::OutOfMemory { device: "cpu".into(), what: what.into(), wanted: bytes, limit: None };
+        let beyond = |limit| Error::OutOfMemory { device: "cpu".into(), what: what.into(), wanted: bytes, limit };
+        let oom = || beyond(None);
         let size = usize::try_from(bytes.max(1)).map_err(|_| oom())?;
         let layout = Layout::from_size_align(size, ALIGN as usize).map_err(|_| oom())?;
+        // Systems promise more memory than there is, and end a process that then writes to it.
+        if let Some(limit) = (bytes >= LARGE).then(available_memory).flatten().filter(|limit| bytes > *limit) {
+            return Err(beyond(Some(limit)));
+        }
         // SAFETY: the layout's size is at least one.
         let start = NonNull::new(unsafe { alloc(layout) }).ok_or_else(oom)?;
         // SAFETY: freshly allocated, `size` bytes long. Contents are arbitrary by contract, but Rust wants them written
@@ -271,6 +279,13 @@ impl CpuProgram {
     }
 }
 
+/// Bytes of memory that programs can still get, where the system tells.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1 << 10)
+}
+
 /// Twice the bytes of the largest cache, where the system tells.
 fn flush_bytes() -> usize {
     const USUAL: usize = 128 << 20;
@@ -314,4 +329,22 @@ fn call(c: &PreparedCall) -> Result<()> {
     };
     (c.kernel.run)(HostCall { inputs: &inputs[..c.inputs.len()], output, scratch });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_memory_than_there_is_is_refused() -> Result<()> {
+        let cpu = CpuBackend::new(Some(1))?;
+        // What systems that do not tell would promise is not tried.
+        let much = available_memory().map_or(u64::MAX, |_| 1 << 46);
+        for bytes in [much, u64::MAX] {
+            let refused = cpu.allocate(bytes, "a test").map(drop);
+            assert!(matches!(refused, Err(Error::OutOfMemory { wanted, .. }) if wanted == bytes), "{refused:?}");
+        }
+        assert!(available_memory().is_none_or(|n| n > 0));
+        Ok(())
+    }
 }
