@@ -38,6 +38,9 @@ pub struct ModelArgs {
     pub weights: DType,
 }
 
+/// Latent cells of all items: more than any picture has, few enough that operands for them can be made up.
+const MOST_CELLS: usize = 1 << 26;
+
 /// Batch, height and width.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Extents(pub [usize; 3]);
@@ -46,13 +49,19 @@ impl std::str::FromStr for Extents {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Extents, String> {
-        let bad = || format!("{text:?} is not of the form HxW or BxHxW, with numbers from 1 to 65536");
+        let bad = || {
+            format!(
+                "{text:?} is not of the form HxW or BxHxW, with numbers from 1 to 65536 and at most {MOST_CELLS} cells"
+            )
+        };
         let one = |part: &str| part.parse().ok().filter(|n| (1..=65_536).contains(n)).ok_or_else(bad);
-        match text.split('x').map(one).collect::<Result<Vec<usize>, _>>()?[..] {
-            [h, w] => Ok(Extents([1, h, w])),
-            [b, h, w] => Ok(Extents([b, h, w])),
-            _ => Err(bad()),
-        }
+        let extents = match text.split('x').map(one).collect::<Result<Vec<usize>, _>>()?[..] {
+            [h, w] => [1, h, w],
+            [b, h, w] => [b, h, w],
+            _ => return Err(bad()),
+        };
+        let cells = extents.iter().try_fold(1usize, |n, extent| n.checked_mul(*extent));
+        if cells.is_some_and(|n| n <= MOST_CELLS) { Ok(Extents(extents)) } else { Err(bad()) }
     }
 }
 
@@ -271,7 +280,8 @@ mod tests {
     fn extents_are_read_strictly() {
         assert_eq!("64x96".parse(), Ok(Extents([1, 64, 96])));
         assert_eq!("2x8x8".parse(), Ok(Extents([2, 8, 8])));
-        for bad in ["", "64", "0x8", "8x", "x8", "8x-1", "1x2x3x4", "99999999999999999999x8", "65537x1"] {
+        for bad in ["", "64", "0x8", "8x", "x8", "8x-1", "1x2x3x4", "99999999999999999999x8", "65537x1", "65536x65536"]
+        {
             assert!(bad.parse::<Extents>().is_err(), "{bad}");
         }
     }

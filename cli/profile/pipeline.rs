@@ -105,16 +105,18 @@ fn run_animate(args: &Args, dir: &Path, device: &Device, recorder: &Recorder) ->
     let Extents([_, h, w]) = args.model.shape;
     let (width, height, frames, dtype) = (CELL * w, CELL * h, args.model.frames, args.model.dtype);
     let components = Components::open(dir, dtype)?;
-    let motion = |kind: String| Motion { kind, frames: (0..frames).map(|f| picture(width, height, f)).collect() };
-    let motion = components.kinds().into_iter().map(motion).collect();
+    let kinds = components.kinds();
     let usual = AnimateOptions::default();
     let window = frames.min(usual.window).max(1);
     let overlap = usual.overlap.min(window - 1);
     let options = AnimateOptions { width, height, frames, steps: args.steps, dtype, window, overlap, ..usual };
-    let input = AnimateInput::new(picture(width, height, 0), motion);
+    // Pictures are made up after the extents have been checked.
+    let animator = Animator::open(components, device, options)?;
+    let motion = |kind: String| Motion { kind, frames: (0..frames).map(|f| picture(width, height, f)).collect() };
+    let input = AnimateInput::new(picture(width, height, 0), kinds.into_iter().map(motion).collect());
     let mut shown = Shown::new(None, false);
     let mut listener = |event: Event<'_>| hear(&mut shown, recorder, &event);
-    let done = Animator::open(components, device, options).and_then(|a| a.run(&input, &mut listener));
+    let done = animator.run(&input, &mut listener);
     shown.end()?;
     finished(done)
 }

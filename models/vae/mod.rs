@@ -179,7 +179,8 @@ impl VaeShape {
     fn desc(&self, channels: usize) -> Result<TensorDesc> {
         let VaeShape { batch, height, width, dtype } = *self;
         let fits = |n: usize, bits: u32| (1..=1usize << bits).contains(&n);
-        if fits(batch, 12) && fits(height, 16) && fits(width, 16) {
+        // Within these extents no product of the three overflows.
+        if fits(batch, 12) && fits(height, 16) && fits(width, 16) && fits(batch * height * width, 32) {
             return Ok(TensorDesc::new([batch, height, width, channels], dtype));
         }
         Err(Error::call("AutoencoderKL", format!("extents of zero, or beyond any use: {self:?}")))
