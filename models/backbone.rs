@@ -30,10 +30,11 @@ impl Backbone {
     /// The blocks at the root of a checkpoint.
     ///
     /// # Errors
-    /// A tensor is missing or has another shape.
+    /// A tensor is missing or has another shape; a configuration without levels.
     pub fn open(w: &Weights, config: UnetConfig) -> Result<Backbone> {
         let c = &config.trunk;
-        let finest = c.levels.first().map_or(0, |l| l.channels);
+        let none = || Error::call("UNet2DConditionModel", "a network without levels");
+        let finest = c.levels.first().ok_or_else(none)?.channels;
         let mut stack = TimeStack::new(c.time.width());
         let conv_in = Conv2d::open(&w.at("conv_in"), c.in_channels, finest, c.conv_in_kernel)?;
         let trunk = Trunk::open(w, c, &mut stack)?;
@@ -117,7 +118,7 @@ impl Backbone {
 
     /// The self-attentions of some blocks, in the order of the launches, each with the number of halvings before it.
     pub fn self_attentions(&self, blocks: FusionBlocks) -> impl Iterator<Item = (usize, &SelfAttention)> {
-        let coarsest = self.config.trunk.levels.len() - 1;
+        let coarsest = self.config.trunk.levels.len().saturating_sub(1);
         let down = self.trunk.self_attentions().filter(move |_| blocks == FusionBlocks::Full);
         let mid = self.trunk.mid_self_attentions().map(move |a| (coarsest, a));
         let up = self.up_blocks.iter().enumerate();

@@ -20,7 +20,8 @@ pub struct Tiling {
 impl Tiling {
     /// Tiles of this extent, a quarter of which they share with the next.
     pub const fn of(tile: usize) -> Tiling {
-        Tiling { tile, stride: tile * 3 / 4 }
+        // Three quarters, of any number.
+        Tiling { tile, stride: tile / 4 * 3 + tile % 4 * 3 / 4 }
     }
 }
 

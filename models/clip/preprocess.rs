@@ -106,17 +106,22 @@ impl Preprocess {
     /// An RGB picture as `[1,H,W,3]`, f32.
     ///
     /// # Errors
-    /// A picture that is not RGB, or that is smaller than the crop.
+    /// A picture that is not RGB, has too few or too many pixels, or is smaller than the crop.
     pub fn apply(&self, picture: &Picture) -> Result<HostTensor> {
         if picture.channels != 3 {
             return Err(Error::call(MODEL, format!("a picture of {} channels, wanted RGB", picture.channels)));
+        }
+        let count = picture.width.checked_mul(picture.height).and_then(|n| n.checked_mul(3));
+        if count != Some(picture.pixels.len()) {
+            let (width, height, bytes) = (picture.width, picture.height, picture.pixels.len());
+            return Err(Error::call(MODEL, format!("{bytes} bytes for {width} x {height} RGB pixels")));
         }
         let (w, h) = (picture.width, picture.height);
         let picture = match self.sizing {
             Sizing::Keep => picture.clone(),
             Sizing::Exact { width, height } => picture.resize(width, height, self.filter)?,
-            Sizing::Shortest(size) if w <= h => picture.resize(size, size * h / w.max(1), self.filter)?,
-            Sizing::Shortest(size) => picture.resize(size * w / h.max(1), size, self.filter)?,
+            Sizing::Shortest(size) if w <= h => picture.resize(size, size.saturating_mul(h) / w.max(1), self.filter)?,
+            Sizing::Shortest(size) => picture.resize(size.saturating_mul(w) / h.max(1), size, self.filter)?,
         };
         let [width, height] = self.crop.unwrap_or([picture.width, picture.height]);
         if width > picture.width || height > picture.height {
