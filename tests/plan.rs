@@ -1,5 +1,6 @@
 //! Plans of full-size networks, with no weights and no device: launches, memory and work.
 
+use muybridge::kernels;
 use muybridge::presets::Preset;
 use muybridge::runtime::{Graph, PlanReport, TensorDesc};
 use muybridge::{
@@ -211,8 +212,21 @@ fn operands_that_do_not_fit_are_named() -> Result<()> {
 
 /// What lies within another value gives the same numbers, and takes no memory of its own.
 #[test]
+fn extents_that_nothing_has_are_refused_where_they_are_used() {
+    let mut g = Graph::new();
+    let huge = g.input("huge", TensorDesc::new([1 << 40, 1 << 40], DType::F32));
+    let error = g.node("some.norm", kernels::Elementwise::Scale(2.0), &[huge]).expect_err("an overflow").to_string();
+    assert!(error.contains("some.norm") && error.contains("overflow"), "{error}");
+    let x = g.input("x", TensorDesc::new([1, 8, 8, 3], DType::F32));
+    let w = g.input("w", TensorDesc::new([64, 3, 0, 0], DType::F32));
+    let conv = kernels::Conv2d { kernel: [0, 0], bias: false, ..kernels::Conv2d::same(1) };
+    let error = g.node("conv_in", conv, &[x, w]).expect_err("no taps").to_string();
+    assert!(error.contains("conv_in") && error.contains("64, 3, 0, 0"), "{error}");
+}
+
+#[test]
 fn parts_lie_within_wholes() -> Result<()> {
-    let scale = |by: f32| muybridge::kernels::Elementwise::Scale(by);
+    let scale = |by: f32| kernels::Elementwise::Scale(by);
     let build = |portions: &[usize]| -> Result<Graph> {
         let mut g = Graph::new();
         let x = g.input("x", TensorDesc::new([7, 2, 16], DType::F32));
@@ -220,9 +234,9 @@ fn parts_lie_within_wholes() -> Result<()> {
         let (mut first, mut parts) = (0, Vec::new());
         for n in portions {
             let part = g.part(x, first, *n)?;
-            let h = g.node("wide", muybridge::kernels::Layout::Concat, &[part, part])?;
-            let h = g.node("wider", muybridge::kernels::Layout::Concat, &[h, h])?;
-            let h = g.node("narrow", muybridge::kernels::Layout::Slice { from: 8, to: 24 }, &[h])?;
+            let h = g.node("wide", kernels::Layout::Concat, &[part, part])?;
+            let h = g.node("wider", kernels::Layout::Concat, &[h, h])?;
+            let h = g.node("narrow", kernels::Layout::Slice { from: 8, to: 24 }, &[h])?;
             parts.push(g.node("last", scale(0.5), &[h])?);
             first += n;
         }
