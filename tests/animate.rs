@@ -156,6 +156,10 @@ fn what_does_not_fit_is_named() -> Result<()> {
     assert!(message(options(), AnimateInput { motion: short, ..input() }).contains("5 frames"));
     let carried = vec![picture(32, 48, 0); 6];
     assert!(message(options(), AnimateInput { carried, ..input() }).contains("guidance_encoder_reference"));
+    let between = Some((usize::MAX, Between::Linear));
+    assert!(message(AnimateOptions { between, ..options() }, input()).contains("too many"));
+    let done = Checkpoint { steps: 99, latents: HostTensor::from_fn([6], |_| 0.0), frames: 0 };
+    assert!(message(options(), AnimateInput { resume: Some(done), ..input() }).contains("latents"));
     let refused = Components::open(golden("aa_denoise_v2"), DType::F32).unwrap_err().to_string();
     assert!(refused.contains("vae"), "{refused}");
     Ok(())

@@ -90,6 +90,7 @@ fn i3d_is_the_published_one() -> Result<()> {
         assert_eq!(plan.outputs().next().map(|(_, d)| d.shape.dims().to_vec()), Some(vec![1, 7, 1, 1, 400]));
         assert!(net.plan(1, 4, [224, 224], DType::F32).is_err(), "four frames leave nothing to average");
         assert!(net.plan(1, 16, [300, 300], DType::F32).is_err(), "300 pixels leave more than a cell");
+        assert!(net.plan(1, usize::MAX / 2, [224, 224], DType::F32).is_err(), "more frames than any clip has");
     }
     Ok(())
 }
@@ -107,5 +108,16 @@ fn lpips_asks_for_the_published_tensors() -> Result<()> {
             assert!(net.plan(1, [8, 8], false, DType::F32).is_err(), "a picture of 8 pixels");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_layer_without_extents_is_named() -> Result<()> {
+    let name = "Conv3d_1a_7x7.conv3d.weight";
+    let scalar = HostTensor::zeros(TensorDesc { shape: Shape::scalar(), dtype: DType::F32 });
+    let weights = Weights::in_memory([(name.to_string(), scalar)].into());
+    let device = Device::open("trace:cpu")?;
+    let error = I3d::of(weights, Source::VideoGpt, &device).expect_err("no layer").to_string();
+    assert!(error.contains(name), "{error}");
     Ok(())
 }
