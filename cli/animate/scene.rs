@@ -10,6 +10,7 @@ use muybridge::resize::{Filter, Resize};
 use super::Args;
 use super::person::Person;
 use crate::Failure;
+use crate::table::tell;
 
 /// The map that says where on the body each pixel is.
 const NOCS: &str = "nocs";
@@ -54,6 +55,10 @@ impl Scene {
                 (Some(place), None) => carry(&input.reference, &place, &drawn()?.nocs())?,
                 (Some(_), Some(_)) if args.reference_nocs.is_some() => {
                     return Err(Failure("--reference-nocs: the motion has no pictures nocs".into()));
+                }
+                (None, Some(path)) if Guidance::has(path, NOCS) => {
+                    tell!("{}: without --reference-nocs, its pictures nocs carry nothing along", path.display());
+                    Vec::new()
                 }
                 _ => Vec::new(),
             };
