@@ -32,8 +32,8 @@ type Scores = BTreeMap<String, (f32, Vec<String>)>;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().build().expect("threads");
-    match runtime.block_on(run(&args)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().build();
+    match runtime.map_err(outside).and_then(|runtime| runtime.block_on(run(&args))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
@@ -179,12 +179,14 @@ fn nearest(embedding: DataType, shards: &[PathBuf], k: usize) -> Result<ScalarUD
         }
         let found =
             scores::nearest::<Error>(&device, pool, &real.rows, real.width, k, |_, _| Ok(())).map_err(outside)?;
+        let other = || outside("a column of the result is of another type");
         let mut out = ListBuilder::new(StructBuilder::from_fields(fields.clone(), found.len() * k));
         for list in &found {
             for neighbour in list {
                 let entry = out.values();
-                entry.field_builder::<Float32Builder>(0).expect("a score").append_value(neighbour.score);
-                entry.field_builder::<StringBuilder>(1).expect("a name").append_value(&real.ids[neighbour.index]);
+                entry.field_builder::<Float32Builder>(0).ok_or_else(other)?.append_value(neighbour.score);
+                let name = entry.field_builder::<StringBuilder>(1).ok_or_else(other)?;
+                name.append_value(&real.ids[neighbour.index]);
                 entry.append(true);
             }
             out.append(true);
