@@ -92,10 +92,10 @@ fn kept() -> Kept {
 const HEAD: &str = "\
 # Static budgets of the CUDA kernels
 
-Written by `cargo xtask budgets` with NVRTC @; no GPU was there, and nothing here is a time. Ranges are over all kernels of a variant that
-the plans of SD 1.5's and SDXL's UNet, ControlNet and the VAE's decoder (f16) and the ops' cases need; counts of instructions
-(HMMA to calls) are those of the kernels with the largest launches. The last two columns are the largest launch: operations of
-its node, and bytes of its operands, each moved once. One line per kernel is in `static-budgets.tsv`.
+Written by `cargo xtask budgets` with NVRTC @; no GPU was there, and nothing here is a time. Ranges are over all kernels of a
+variant that the plans of SD 1.5's and SDXL's UNet, ControlNet and the VAE's decoder (f16) and the ops' cases need; counts of
+instructions (HMMA to calls) are those of the kernels with the largest launches. The last two columns are the largest launch:
+operations of its node, and bytes of its operands, each moved once. One line per kernel is in `static-budgets.tsv`.
 
 ";
 

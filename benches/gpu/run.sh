@@ -4,7 +4,7 @@
 # Needs Linux on x86-64 with glibc 2.35, NVIDIA's driver, and for all but the networks' times NVRTC (a PyTorch brings it, or
 # `pip install nvidia-cuda-nvrtc`); no Rust, no CUDA toolkit.
 #   --only      some of: wrappers ops golden video wgsl models kernels pytorch. What they wrote before is kept
-#   --quick     one op, one recorded case, no large model: whether the folder works
+#   --quick     one op, two recorded cases, no large model: whether the folder works
 #   --minutes   all of it ends by then: what is under way is ended, and what is left is reported as failed
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -106,7 +106,7 @@ cases() {
   shift 2
   for case in "$golden"/*/; do
     case=$(basename "$case")
-    [ -n "$quick" ] && [ "$case" != vae_mid_attn ] && continue
+    [ -n "$quick" ] && [[ "$case" != @(vae_mid_attn|aa_pose_guider) ]] && continue
     for dtype in "$@"; do printf '%s %s %s\n' "$device" "$case" "$dtype"; done
   done | xargs -P "$jobs" -L 1 bash -c 'one_case "$@"' _ | tee "$file"
   ! grep -q '^WRONG' "$file"

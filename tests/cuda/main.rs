@@ -11,6 +11,7 @@ mod ranges;
 #[path = "../emulator/sanitizer.rs"]
 mod sanitizer;
 mod sanitizers;
+mod script;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -142,6 +143,7 @@ fn main() {
     trials.extend(older::trials());
     trials.extend(ranges::trials());
     trials.extend(sanitizers::trials(Path::new(FOLDER)));
+    trials.push(script::trial());
     libtest_mimic::run(&args, trials).exit();
 }
 
